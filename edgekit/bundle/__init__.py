@@ -1,0 +1,1 @@
+"""Manifest, evidence, sealing and verification."""

@@ -1,0 +1,1 @@
+"""Finds and strictly reads the TOML of device profiles and targets."""

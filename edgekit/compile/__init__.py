@@ -1,0 +1,50 @@
+"""Compilers: a captured model in, artifacts out. torch and the converters live in this room.
+
+``capture`` turns a torch model into an exported program with facts; ``litert*`` and ``onnx*`` are
+one exporter and one quantizer each; ``strip`` removes names and metadata from what ships. This
+module itself is light: it only registers what there is. To add a compiler, write its stages and
+register a ``CompilerSpec`` under the entry points ``edgekit.compilers``.
+"""
+
+from dataclasses import dataclass
+
+from edgekit.core.strategy import ActsOn, StepSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompilerSpec:
+    """The stages of one compiler, by handler name, and the model formats that it takes.
+
+    steps: the graph steps that it can do, by step name, as handlers.
+    """
+
+    name: str
+    accepts: tuple[str, ...]
+    export: str
+    strip: str
+    steps: dict[str, str]
+
+
+LITERT = CompilerSpec(
+    name="litert",
+    accepts=("torch", "tflite", "keras"),
+    export="edgekit.compile.litert:export",
+    strip="edgekit.compile.strip:strip",
+    steps={"quantize": "edgekit.compile.litert:quantize"},
+)
+
+ONNX = CompilerSpec(
+    name="onnx",
+    accepts=("torch", "onnx"),
+    export="edgekit.compile.onnx:export",
+    strip="edgekit.compile.strip:strip",
+    steps={"quantize": "edgekit.compile.onnx:quantize"},
+)
+
+QUANTIZE = StepSpec(
+    name="quantize",
+    acts_on=ActsOn.GRAPH,
+    handler="",
+    settings="edgekit.core.strategy:Quantize",
+    summary="fewer bits for weights and activations of the exported graph, by the target's own tool",
+)

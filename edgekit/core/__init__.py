@@ -1,0 +1,1 @@
+"""Types, units, errors and the codec that everything speaks. Standard library only."""

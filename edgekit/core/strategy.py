@@ -1,0 +1,107 @@
+"""Compression strategies: the ordered steps that a profile asks for, and what became of each.
+
+Settings are plain values. ``Step`` is what a profile writes; ``PlannedStep`` is what the plan
+made of it for one model on one target: run it with these settings, or skip it, with a reason.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal
+
+Precision = Literal["int8", "int4", "fp16"]
+Activations = Literal["static", "dynamic", "none"]
+
+
+class ActsOn(StrEnum):
+    """What a step takes and gives back."""
+
+    MODULE = "module"
+    GRAPH = "graph"
+    CHECKPOINT = "checkpoint"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Override:
+    """Other settings for the layers whose module path (or tensor name) matches ``pattern``.
+
+    ``pattern`` is a regular expression that must match somewhere. ``precision`` "float" leaves
+    the layer as it is.
+    """
+
+    pattern: str
+    precision: Literal["int8", "int4", "fp16", "float"]
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantize:
+    """Quantization of an exported graph.
+
+    precision: of the weights. activations: "static" (calibrated integers), "dynamic" (integers
+    scaled at run time) or "none" (weights only). is_unsigned: activations are stored as unsigned
+    integers (what x86 wants). is_range_reduced: weights keep to 7 bits (x86 without VNNI saturates
+    otherwise). block_size: columns that share a scale in INT4 matrices; 0 is per channel.
+    keep_first_last_int8: in INT4, the first and the last layer with weights stay at 8 bits.
+    """
+
+    precision: Precision
+    activations: Activations
+    is_unsigned: bool = False
+    is_range_reduced: bool = False
+    block_size: int = 0
+    keep_first_last_int8: bool = True
+    overrides: tuple[Override, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepSpec:
+    """What an installed step is: registered under its name in the entry points ``edgekit.steps``.
+
+    handler: ``package.module:function``, imported only when the step runs. settings: the dotted
+    name of the dataclass of its settings. needs: conditions that must hold, as in ``when``.
+    """
+
+    name: str
+    acts_on: ActsOn
+    handler: str
+    settings: str
+    summary: str
+    needs: tuple[str, ...] = ()
+    is_training: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One step as a profile asks for it.
+
+    when: "" for always, else a condition over the workload ("training data", "student", ...).
+    is_required: a step that cannot run fails the build; a conditional one is skipped and named.
+    """
+
+    name: str
+    is_required: bool = False
+    when: str = ""
+    reason: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedStep:
+    """One step after planning: whether it runs, why, and its full settings as plain values."""
+
+    name: str
+    is_run: bool
+    reason: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strategy:
+    """All planned steps in order, skipped ones among them."""
+
+    steps: tuple[PlannedStep, ...]
+
+    @property
+    def skipped(self) -> tuple[PlannedStep, ...]:
+        """The steps that will not run."""
+        return tuple(step for step in self.steps if not step.is_run)

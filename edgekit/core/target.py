@@ -1,0 +1,82 @@
+"""An artifact format with what compiles it, what runs it and what that costs on a device."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Support = Literal["native", "fallback", "unsupported"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeLibrary:
+    """The bytes that the engine itself adds to an app on one ABI, as cited."""
+
+    abi: str
+    bytes: int
+    version: str
+    sha256: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorSupport:
+    """How a target takes one PyTorch operator (``aten.conv2d.default``)."""
+
+    name: str
+    support: Support
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Toolchain:
+    """What the compiler and the engine of a target need to be installed.
+
+    requirements: pinned, as pip writes them. lock: file beside the target's TOML with hashes, or
+    empty. modules: what must import.
+    """
+
+    requirements: tuple[str, ...]
+    modules: tuple[str, ...] = ()
+    lock: str = ""
+    extra: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrecisionSupport:
+    """What a target stores and computes for one precision of the weights."""
+
+    precision: str
+    layers: tuple[str, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """One target: names of its compiler and runtime plug-ins and the facts about them."""
+
+    name: str
+    title: str
+    format: str
+    suffix: str
+    compiler: str
+    runtime: str
+    minimum_runtime_version: str
+    toolchain: Toolchain
+    runtime_libraries: tuple[RuntimeLibrary, ...] = ()
+    precisions: tuple[PrecisionSupport, ...] = ()
+    operators: tuple[OperatorSupport, ...] = ()
+    summary: str = ""
+    origin: str = ""
+    digests: dict[str, str] = field(default_factory=dict)
+
+    def runtime_library(self, abi: str) -> RuntimeLibrary | None:
+        """The cited library for an ABI, or None where nobody has cited one."""
+        return next((item for item in self.runtime_libraries if item.abi == abi), None)
+
+    def support_of(self, operator: str) -> OperatorSupport:
+        """How this target takes an operator; one that it does not list is unsupported."""
+        for item in self.operators:
+            if item.name == operator:
+                return item
+        return OperatorSupport(
+            name=operator, support="unsupported", note="not in the target's list"
+        )

@@ -1,0 +1,1 @@
+"""Samples in any shape to named arrays on disk, checked."""

@@ -1,0 +1,1 @@
+"""Metrics and paired intervals, on arrays."""

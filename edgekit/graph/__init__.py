@@ -1,0 +1,1 @@
+"""One bounds-checked reader of .tflite and .onnx."""

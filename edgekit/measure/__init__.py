@@ -1,0 +1,1 @@
+"""What an artifact weighs, takes and gets right, measured through its own runtime."""

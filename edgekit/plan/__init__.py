@@ -1,0 +1,1 @@
+"""Pure functions from facts, profile and target to a strategy."""

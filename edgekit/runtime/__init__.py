@@ -1,0 +1,1 @@
+"""Opens a bundle, verifies it and runs it; this is what ships."""

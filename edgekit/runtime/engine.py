@@ -1,0 +1,44 @@
+"""What every engine offers a session: tensors by position, and one blocking run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineTensor:
+    """An input or output of an artifact as its engine sees it.
+
+    shape: -1 where the axis may vary. scale: 0.0 for a tensor that is not quantized; else the real
+    value is ``(stored - zero_point) * scale``.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    scale: float = 0.0
+    zero_point: int = 0
+
+
+class Engine(Protocol):
+    """A loaded artifact. Not safe for several threads: the session holds the lock."""
+
+    inputs: tuple[EngineTensor, ...]
+    outputs: tuple[EngineTensor, ...]
+
+    def __init__(self, model: bytes, *, threads: int = 1) -> None:
+        """Load exactly these bytes.
+
+        Raises: SessionError when the native parser refuses them.
+        """
+
+    def run(self, arrays: Sequence[Array]) -> list[Array]:
+        """Outputs in the artifact's order for inputs in the artifact's order and dtypes."""
+
+    def close(self) -> None:
+        """Give the memory back."""

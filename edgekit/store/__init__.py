@@ -1,0 +1,1 @@
+"""Content-addressed stage results, locks and atomic writes."""

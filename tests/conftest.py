@@ -1,0 +1,19 @@
+"""Fixtures that several rooms' tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of shared test data, or a skip that says so (in CI a failure)."""
+    default = Path(__file__).parents[2] / "shared" / "data"
+    path = Path(os.environ.get("EDGEKIT_DATA", default))
+    if not path.is_dir():
+        message = f"no test data at {path}; set EDGEKIT_DATA"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return path
