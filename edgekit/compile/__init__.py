@@ -46,5 +46,5 @@ QUANTIZE = StepSpec(
     acts_on=ActsOn.GRAPH,
     handler="",
     settings="edgekit.core.strategy:Quantize",
-    summary="fewer bits for weights and activations of the exported graph, by the target's own tool",
+    summary="fewer bits for weights and activations, by the target's own tool",
 )

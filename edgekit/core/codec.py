@@ -24,7 +24,8 @@ T = TypeVar("T")
 def to_plain(value: Any) -> Any:
     """``value`` as dicts, lists, strings, numbers and booleans; None fields are left out."""
     if is_dataclass(value) and not isinstance(value, type):
-        plain = {} if not hasattr(type(value), "kind") else {"kind": type(value).kind}
+        kind = getattr(type(value), "kind", None)
+        plain: dict[str, Any] = {} if kind is None else {"kind": kind}
         for item in fields(value):
             content = getattr(value, item.name)
             if content is not None:
