@@ -165,7 +165,11 @@ def _dataclass(hint: Any, plain: Any, where: str, error: type[Exception]) -> Any
     }
     for item in fields(cls):
         is_needed = item.default is MISSING and item.default_factory is MISSING
-        if item.name not in values and is_needed:
+        if item.name in values or not is_needed:
+            continue
+        if type(None) in get_args(hints[item.name]):
+            values[item.name] = None  # to_plain leaves an absent value out
+        else:
             raise error(f"{where}: '{item.name}' is missing")
     return cls(**values)
 

@@ -34,7 +34,7 @@ class Figure:
     """
 
     name: str
-    value: float | None
+    value: float | None = None
     unit: str
     provenance: Provenance
     place: Place

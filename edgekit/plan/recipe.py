@@ -1,0 +1,71 @@
+"""Which quantization a model gets: by what it is, and by what the device's instructions like.
+
+Source: the measurements in docs/results.md; static min-max INT8 wrecks transformers, dynamic INT8
+does nothing for convolutions in ONNX Runtime, and 4-bit depthwise weights do not exist in LiteRT.
+"""
+
+from edgekit.core.facts import ModelFacts
+from edgekit.core.profile import DeviceProfile
+from edgekit.core.strategy import Activations, Override, Precision, Quantize
+from edgekit.core.target import Target
+
+X86_NAMES = ("x86_64", "x86-64", "amd64", "i686")
+VNNI_FEATURES = {"avx512_vnni", "avx_vnni", "amx_int8"}
+LINEAR_BLOCK_SIZE = 32
+
+
+def choose_quantize(
+    precision: Precision,
+    facts: ModelFacts,
+    profile: DeviceProfile,
+    target: Target,
+    *,
+    overrides: tuple[Override, ...] = (),
+) -> tuple[Quantize, str]:
+    """Settings for one precision, and the reasons in one sentence."""
+    activations, reason = _choose_activations(precision, facts, profile)
+    reasons = [reason]
+    is_unsigned, is_reduced = _choose_range(activations, profile, target)
+    if is_unsigned:
+        reasons.append("unsigned activations, as x86 integer dot products take them")
+    if is_reduced:
+        reasons.append("7-bit weights, since 8-bit products saturate on x86 without VNNI")
+    if activations == "static" and target.format == "onnx" and not is_unsigned:
+        reasons.append(f"signed activations, as {profile.hardware.architecture.value} likes them")
+    has_blocks = precision == "int4" and activations != "static"
+    if has_blocks:
+        reasons.append(f"blocks of {LINEAR_BLOCK_SIZE} columns share a scale")
+    settings = Quantize(
+        precision=precision,
+        activations=activations,
+        is_unsigned=is_unsigned,
+        is_range_reduced=is_reduced,
+        block_size=LINEAR_BLOCK_SIZE if has_blocks else 0,
+        overrides=overrides,
+    )
+    return settings, "; ".join(reasons)
+
+
+def _choose_activations(
+    precision: Precision, facts: ModelFacts, profile: DeviceProfile
+) -> tuple[Activations, str]:
+    if precision == "fp16":
+        return "none", "half-precision weights halve the bytes; the CPU computes in float"
+    if profile.family == "embedded":
+        return "static", "a microcontroller runs integers only, so activations are calibrated"
+    if facts.family == "convnet":
+        return "static", "calibrated activations: convolutions run on integers throughout"
+    return "dynamic", (
+        f"activations scaled at run time: static ranges wreck a {facts.family} network's accuracy"
+    )
+
+
+def _choose_range(
+    activations: Activations, profile: DeviceProfile, target: Target
+) -> tuple[bool, bool]:
+    """(unsigned activations, reduced weight range): only ONNX Runtime leaves the choice."""
+    is_x86 = profile.hardware.architecture.value.lower() in X86_NAMES
+    if target.format != "onnx" or not is_x86 or activations == "none":
+        return False, False
+    has_vnni = bool(VNNI_FEATURES & set(profile.hardware.features.value))
+    return activations == "static", not has_vnni

@@ -1,0 +1,106 @@
+"""Steps run or are skipped by name and reason; what cannot be is an error."""
+
+import pytest
+
+from edgekit.core.errors import MissingDependencyError, StepError
+from edgekit.core.strategy import Override, Step
+from edgekit.plan.strategy import Wishes, make_strategy
+from tests.plan.builders import INSTALLED, facts, profile, target
+
+QUANTIZE = Step(name="quantize", is_required=True, settings={"precision": "int8"})
+PRUNE = Step(name="prune", when="training data", reason="fewer channels")
+
+
+def plan(*steps, installed=None, **wishes):
+    chosen = INSTALLED if installed is None else installed
+    return make_strategy(facts(), profile(steps=steps), target(), chosen, Wishes(**wishes))
+
+
+def test_a_skipped_step_is_named_with_its_reason():
+    strategy = make_strategy(facts(), profile(), target(), INSTALLED, Wishes())
+    assert [(step.name, step.is_run) for step in strategy.steps] == [
+        ("distil", False),
+        ("quantize", True),
+    ]
+    assert "no step 'distil' is installed" in strategy.skipped[0].reason
+
+
+@pytest.mark.parametrize(
+    ("wishes", "reason"),
+    [
+        ({}, "no training data"),
+        ({"conditions": frozenset({"training data"})}, "effort quick trains nothing"),
+    ],
+)
+def test_a_training_step_needs_data_and_effort(wishes, reason):
+    assert reason in plan(PRUNE, QUANTIZE, **wishes).skipped[0].reason
+
+
+def test_a_training_step_runs_with_data_at_standard_effort():
+    strategy = plan(PRUNE, QUANTIZE, conditions=frozenset({"training data"}), effort="standard")
+    assert strategy.skipped == ()
+
+
+def test_strict_makes_a_skipped_step_an_error():
+    with pytest.raises(StepError, match=r"--strict.*prune.*no training data"):
+        plan(PRUNE, QUANTIZE, is_strict=True)
+
+
+def test_a_required_step_that_is_not_installed_is_a_missing_component():
+    with pytest.raises(MissingDependencyError, match="'quantize' is required"):
+        plan(QUANTIZE, installed={})
+
+
+def test_a_module_step_after_a_graph_step_is_an_illegal_order():
+    late = Step(name="prune", when="training data")
+    with pytest.raises(StepError, match="must come before 'quantize'"):
+        plan(QUANTIZE, late, conditions=frozenset({"training data"}), effort="standard")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "'precision' is missing"),
+        ({"precision": "int3"}, "'int3' is not allowed"),
+        ({"precision": "int8", "bits": 8}, "unknown key 'bits'"),
+        ({"precision": "int4", "block_size": 7}, "block_size 7 is not allowed"),
+    ],
+)
+def test_wrong_settings_are_refused(settings, message):
+    with pytest.raises(StepError, match=message):
+        plan(Step(name="quantize", settings=settings))
+
+
+def test_a_precision_that_the_target_cannot_store_is_refused_with_what_it_can():
+    with pytest.raises(StepError, match="cannot store int4; it can: int8, fp16"):
+        make_strategy(
+            facts(),
+            profile(steps=(Step(name="quantize", settings={"precision": "int4"}),)),
+            target(precisions=("int8", "fp16")),
+            INSTALLED,
+            Wishes(),
+        )
+
+
+def test_settings_by_hand_win_and_are_named():
+    strategy = plan(QUANTIZE, settings={"quantize": {"activations": "dynamic"}})
+    step = strategy.steps[0]
+    assert step.settings["activations"] == "dynamic"
+    assert "set by hand: activations" in step.reason
+
+
+def test_overrides_reach_the_settings():
+    strategy = plan(QUANTIZE, overrides=(Override(pattern="head", precision="float"),))
+    assert strategy.steps[0].settings["overrides"][0]["pattern"] == "head"
+
+
+def test_settings_of_a_step_that_is_not_there_are_refused():
+    with pytest.raises(StepError, match="no step 'quantise' to set; did you mean 'quantize'"):
+        plan(QUANTIZE, settings={"quantise": {}})
+    with pytest.raises(StepError, match="need a quantize step"):
+        plan(PRUNE, overrides=(Override(pattern="a", precision="float"),))
+
+
+def test_an_unknown_condition_is_refused():
+    with pytest.raises(StepError, match="did you mean 'training data'"):
+        plan(Step(name="prune", when="trainin data"), QUANTIZE)
