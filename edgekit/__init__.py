@@ -1,3 +1,61 @@
-"""edgekit: from a trained PyTorch model to a device bundle that is proven to fit."""
+"""edgekit: from a trained PyTorch model to a device bundle that is proven to fit.
+
+The names below are all that a user needs; each is imported when it is first asked for, so that
+``import edgekit`` costs nothing on a device that only runs bundles.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Audio": "edgekit.core.contract",
+    "Image": "edgekit.core.contract",
+    "Output": "edgekit.core.contract",
+    "Tensor": "edgekit.core.contract",
+    "Text": "edgekit.core.contract",
+    "EdgekitError": "edgekit.core.errors",
+    "Workload": "edgekit.core.workload",
+    "build": "edgekit.flow.api",
+    "compare": "edgekit.flow.api",
+    "fit": "edgekit.flow.api",
+    "plan": "edgekit.flow.api",
+    "open": "edgekit.runtime",
+    "verify": "edgekit.runtime",
+}
+
+if TYPE_CHECKING:
+    from edgekit.core.contract import Audio, Image, Output, Tensor, Text
+    from edgekit.core.errors import EdgekitError
+    from edgekit.core.workload import Workload
+    from edgekit.flow.api import build, compare, fit, plan
+    from edgekit.runtime import open, verify  # noqa: A004 -- `edgekit.open` reads as it should
+
+__all__ = [
+    "Audio",
+    "EdgekitError",
+    "Image",
+    "Output",
+    "Tensor",
+    "Text",
+    "Workload",
+    "build",
+    "compare",
+    "fit",
+    "open",
+    "plan",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from where it lives."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'edgekit' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return [*__all__, "__version__"]

@@ -6,7 +6,7 @@ module itself is light: it only registers what there is. To add a compiler, writ
 register a ``CompilerSpec`` under the entry points ``edgekit.compilers``.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgekit.core.strategy import ActsOn, StepSpec
 
@@ -15,7 +15,8 @@ from edgekit.core.strategy import ActsOn, StepSpec
 class CompilerSpec:
     """The stages of one compiler, by handler name, and the model formats that it takes.
 
-    steps: the graph steps that it can do, by step name, as handlers.
+    steps: the graph steps that it can do, by step name, as handlers. finish: what is done to the
+    stripped artifact last, "" for nothing.
     """
 
     name: str
@@ -23,6 +24,7 @@ class CompilerSpec:
     export: str
     strip: str
     steps: dict[str, str]
+    finish: str = ""
 
 
 LITERT = CompilerSpec(
@@ -40,6 +42,9 @@ ONNX = CompilerSpec(
     strip="edgekit.compile.strip:strip",
     steps={"quantize": "edgekit.compile.onnx:quantize"},
 )
+
+# ONNX Runtime's own format, which its mobile builds load.
+ORT = replace(ONNX, name="ort", finish="edgekit.compile.onnx:to_ort")
 
 QUANTIZE = StepSpec(
     name="quantize",

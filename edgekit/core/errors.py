@@ -51,9 +51,16 @@ class StepError(EdgekitError):
 
 
 class BudgetError(EdgekitError):
-    """A limit was missed, or could not be proven where proof was required."""
+    """A limit was missed, or could not be proven where proof was required.
+
+    result: what was built and judged, for those who want the whole table (a BuildResult).
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str, *, result: object | None = None) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class CompileError(EdgekitError):

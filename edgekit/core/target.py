@@ -1,5 +1,6 @@
 """An artifact format with what compiles it, what runs it and what that costs on a device."""
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -51,7 +52,12 @@ class PrecisionSupport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """One target: names of its compiler and runtime plug-ins and the facts about them."""
+    """One target: names of its compiler and runtime plug-ins and the facts about them.
+
+    runtime_package: the distribution that holds the engine, of ``minimum_runtime_version`` or newer.
+
+    operators are kept in order of their names, so that a look-up need not read them all.
+    """
 
     name: str
     title: str
@@ -59,6 +65,7 @@ class Target:
     suffix: str
     compiler: str
     runtime: str
+    runtime_package: str
     minimum_runtime_version: str
     toolchain: Toolchain
     runtime_libraries: tuple[RuntimeLibrary, ...] = ()
@@ -68,15 +75,23 @@ class Target:
     origin: str = ""
     digests: dict[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        ordered = tuple(sorted(self.operators, key=_operator_name))
+        object.__setattr__(self, "operators", ordered)
+
     def runtime_library(self, abi: str) -> RuntimeLibrary | None:
         """The cited library for an ABI, or None where nobody has cited one."""
         return next((item for item in self.runtime_libraries if item.abi == abi), None)
 
     def support_of(self, operator: str) -> OperatorSupport:
         """How this target takes an operator; one that it does not list is unsupported."""
-        for item in self.operators:
-            if item.name == operator:
-                return item
+        place = bisect_left(self.operators, operator, key=_operator_name)
+        if place < len(self.operators) and self.operators[place].name == operator:
+            return self.operators[place]
         return OperatorSupport(
             name=operator, support="unsupported", note="not in the target's list"
         )
+
+
+def _operator_name(support: OperatorSupport) -> str:
+    return support.name

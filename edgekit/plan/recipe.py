@@ -69,3 +69,19 @@ def _choose_range(
         return False, False
     has_vnni = bool(VNNI_FEATURES & set(profile.hardware.features.value))
     return activations == "static", not has_vnni
+
+
+def is_for_other_processor(
+    settings: Quantize | None, profile: DeviceProfile, target: Target, host_machine: str
+) -> bool:
+    """Whether an artifact's integers suit another processor than the host's.
+
+    ONNX Runtime's kernels for signed and for unsigned activations differ by a factor of three on
+    x86, so a host of the other kind says nothing of the device. host_machine: as ``uname -m``.
+    """
+    if settings is None or settings.activations != "static" or target.format != "onnx":
+        return False
+    is_device_x86 = profile.hardware.architecture.value.lower() in X86_NAMES
+    is_host_x86 = host_machine.lower() in X86_NAMES
+    is_free_choice = settings.is_unsigned == is_host_x86
+    return is_device_x86 != is_host_x86 and not is_free_choice

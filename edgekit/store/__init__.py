@@ -1,1 +1,18 @@
-"""Content-addressed stage results, locks and atomic writes."""
+"""Content-addressed stage results, locks and atomic writes.
+
+``results`` keeps what stages made, found again by the digest of all that went in; ``files`` writes
+and hashes files; ``locks`` holds off other processes. Imports ``core`` only.
+"""
+
+from edgekit.store.files import atomic_write, file_digest, folder_digest, folder_entries
+from edgekit.store.results import Store, StoredResult, default_root
+
+__all__ = [
+    "Store",
+    "StoredResult",
+    "atomic_write",
+    "default_root",
+    "file_digest",
+    "folder_digest",
+    "folder_entries",
+]

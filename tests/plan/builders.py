@@ -81,6 +81,7 @@ def target(name="litert", form="tflite", precisions=("int8", "int4", "fp16")):
         suffix=f".{form}",
         compiler=name,
         runtime=name,
+        runtime_package="r",
         minimum_runtime_version="1",
         toolchain=Toolchain(requirements=()),
         runtime_libraries=(

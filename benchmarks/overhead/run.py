@@ -1,0 +1,141 @@
+"""What edgekit costs on top of what it stands on, as one JSON table on standard output.
+
+- ``session_run``: ``Session.run`` against the raw LiteRT interpreter that does the same scaling,
+  on a model of about a millisecond, float and INT8. Limit 1.05.
+- ``import_runtime``: ``import edgekit.runtime`` against importing numpy plus the engine. 1.3.
+- ``import_all``: all that the first ``open`` imports, engine included, against the same. No limit.
+- ``help``: ``edgekit --help`` against importing click and rich. 1.3.
+
+Both sides of a ratio take turns, so that a busy machine disturbs them alike; the ratio is of the
+fastest runs, and of the medians. Run: ``python benchmarks/overhead/run.py [--quick]``.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+# Threads of a maths library would make a millisecond's work jump.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+Work = Callable[[], object]
+LIMITS = {
+    "session_run_float": 1.05,
+    "session_run_int8": 1.05,
+    "import_runtime": 1.3,
+    "help": 1.3,
+}
+
+
+def in_turns(ours: Work, theirs: Work, repeats: int) -> dict[str, float]:
+    """Milliseconds of both, taking turns, and their ratios."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for repeat in range(repeats):
+        order = (0, 1) if repeat % 2 else (1, 0)
+        for side in order:
+            start = time.perf_counter_ns()
+            (ours, theirs)[side]()
+            times[side].append((time.perf_counter_ns() - start) / 1e6)
+    return {
+        "ours_min_ms": min(times[0]),
+        "theirs_min_ms": min(times[1]),
+        "min_ratio": min(times[0]) / min(times[1]),
+        "median_ratio": median(times[0]) / median(times[1]),
+        "repeats": repeats,
+    }
+
+
+def python(code: str) -> Work:
+    """A run of an interpreter of its own."""
+    return lambda: subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def raw_run(content: bytes, rows: object) -> Work:
+    """The interpreter with its scaling written out, as a careful user would write it."""
+    import numpy as np
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=content, num_threads=1)
+    interpreter.allocate_tensors()
+    (inner,), (outer,) = interpreter.get_input_details(), interpreter.get_output_details()
+    is_quantized = inner["dtype"] == np.int8
+    scale, zero_point = (np.float32(item) for item in inner["quantization"])
+    out_scale, out_zero_point = (np.float32(item) for item in outer["quantization"])
+
+    def run() -> object:
+        stored = rows
+        if is_quantized:
+            levels = np.rint(rows / scale) + zero_point
+            stored = np.clip(levels, -128, 127).astype(np.int8)
+        interpreter.set_tensor(inner["index"], stored)
+        interpreter.invoke()
+        found = interpreter.get_tensor(outer["index"])
+        if is_quantized:
+            found = (found.astype(np.float32) - out_zero_point) * out_scale
+        return found
+
+    return run
+
+
+def session_runs(folder: Path, repeats: int) -> dict[str, dict[str, float]]:
+    """``Session.run`` against the raw interpreter, float and INT8."""
+    import numpy as np
+
+    import edgekit.runtime
+    from benchmarks.overhead.model import SIZES, make_model, seal_model
+
+    results = {}
+    for name, size in SIZES.items():
+        content = make_model(folder, name)
+        rows = np.random.default_rng(0).standard_normal((1, 3, size, size)).astype(np.float32)
+        with edgekit.runtime.open(seal_model(folder / name, content, size)) as session:
+            raw = raw_run(content, rows)
+            np.testing.assert_allclose(session.run(rows)["scores"], raw(), rtol=1e-5, atol=1e-6)
+            inputs = {"image": rows}
+            results[f"session_run_{name}"] = in_turns(lambda: session.run(inputs), raw, repeats)  # noqa: B023
+    return results
+
+
+def main() -> int:
+    """Print the table; the exit code is 1 where a ratio is past its limit."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the repeats")
+    share = 10 if parser.parse_args().quick else 1
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with contextlib.redirect_stdout(sys.stderr):
+            table = session_runs(Path(folder), 2000 // share)
+    engine = "from ai_edge_litert.interpreter import Interpreter"
+    starts = 100 // share
+    table["import_runtime"] = in_turns(
+        python("import edgekit.runtime"), python(f"import numpy; {engine}"), starts
+    )
+    table["import_all"] = in_turns(
+        python("import edgekit.runtime.session, edgekit.runtime.litert, importlib.metadata"),
+        python(f"import numpy; {engine}"),
+        starts,
+    )
+    table["help"] = in_turns(
+        python(
+            "import sys; sys.argv = ['edgekit', '--help']; import edgekit.cli.main as m; m.run()"
+        ),
+        python("import click, rich.console, rich.table"),
+        starts,
+    )
+    for name, limit in LIMITS.items():
+        table[name]["limit"] = limit
+    print(json.dumps(table, indent=2))
+    return int(any(table[name]["min_ratio"] > limit for name, limit in LIMITS.items()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

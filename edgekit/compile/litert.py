@@ -1,0 +1,135 @@
+"""Stages of the LiteRT compiler: a float .tflite of a captured program, and quantized ones."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from edgekit.compile.facts import weighted_modules
+from edgekit.compile.litert_convert import convert_program
+from edgekit.compile.litert_names import follow_names, map_own_names, map_tensors
+from edgekit.compile.litert_parity import Bindings, bind, require_parity
+from edgekit.compile.litert_quantize import quantize_model
+from edgekit.compile.program import PROGRAM, load_program
+from edgekit.core.artifact import Artifact, Binding
+from edgekit.core.codec import canonical_json, from_plain, to_plain
+from edgekit.core.contract import Contract
+from edgekit.core.errors import CompileError, StepError
+from edgekit.core.progress import Reporter
+from edgekit.core.stage import StageRequest
+from edgekit.core.strategy import Quantize
+from edgekit.data.dataset import open_dataset
+from edgekit.graph.model import Graph
+from edgekit.graph.reader import read_graph
+from edgekit.graph.weights import weight_layers
+
+MODEL = "model.tflite"
+TENSOR_MAP = "tensor_map.json"
+
+
+def export(request: StageRequest, out: Path, reporter: Reporter) -> Mapping[str, Any]:
+    """Stage: the captured program (or the user's float file) in ``model`` as ``model.tflite``.
+
+    Settings: contract. Raises: CompileError for an operator that LiteRT has no form of, and for a
+    graph that computes something else than the program.
+    """
+    contract = from_plain(Contract, request.settings["contract"], where="contract")
+    folder = request.folder("model")
+    if (folder / MODEL).is_file():
+        return _take_file(folder / MODEL, out, contract)
+    program = load_program(folder / PROGRAM)
+    reporter.progress("exporting to LiteRT", 0.0)
+    content = convert_program(program, is_dynamic=contract.has_dynamic_batch)
+    graph = read_graph(content, name=MODEL)
+    bindings = bind(graph, contract)
+    reporter.progress("comparing with torch", 0.8)
+    require_parity(content, program, contract, bindings)
+    (out / MODEL).write_bytes(content)
+    _write_map(out, map_tensors(graph, program, weighted_modules(program)))
+    batch = 0 if contract.has_dynamic_batch else 1
+    return {"artifact": to_plain(_artifact(bindings, batch))}
+
+
+def quantize(request: StageRequest, out: Path, reporter: Reporter) -> Mapping[str, Any]:
+    """Stage: the model in ``float`` with fewer bits, calibrated on the dataset ``calibration``.
+
+    Settings: artifact, quantize, contract. Returns the artifact, whether any weight is stored
+    otherwise than before, and notes on layers that were not given what was asked.
+    Raises: StepError for settings or data that cannot be used.
+    """
+    artifact = from_plain(Artifact, request.settings["artifact"], where="artifact")
+    settings = from_plain(Quantize, request.settings["quantize"], where="quantize", error=StepError)
+    folder = request.folder("float")
+    content = (folder / artifact.entry).read_bytes()
+    paths: dict[str, str] = json.loads((folder / TENSOR_MAP).read_bytes())
+    is_calibrated = settings.activations == "static" and settings.precision != "fp16"
+    dataset = open_dataset(request.folder("calibration")) if is_calibrated else None
+    quantized, notes = quantize_model(content, artifact, paths, settings, dataset, reporter)
+    graph = read_graph(quantized, name=MODEL)
+    (out / MODEL).write_bytes(quantized)
+    _write_map(out, follow_names(graph, paths))
+    for note in notes:
+        reporter.note(note)
+    return {
+        "artifact": to_plain(replace(artifact, entry=MODEL, precision=settings.precision)),
+        "changed": _stored(graph) != _stored(read_graph(content, name=MODEL)),
+        "notes": list(notes),
+    }
+
+
+def _stored(graph: Graph) -> list[str]:
+    return [layer.precision for layer in weight_layers(graph)]
+
+
+def _take_file(path: Path, out: Path, contract: Contract) -> Mapping[str, Any]:
+    graph = read_graph(path.read_bytes(), name=path.name)
+    _require_float(graph)
+    subgraph = graph.subgraphs[0]
+    if len(subgraph.inputs) != len(contract.inputs):
+        raise CompileError(
+            f"{path.name} has {len(subgraph.inputs)} inputs, the contract {len(contract.inputs)}"
+        )
+    if len(subgraph.outputs) != len(contract.outputs):
+        raise CompileError(
+            f"{path.name} has {len(subgraph.outputs)} outputs, the contract {len(contract.outputs)}"
+        )
+    shutil.copyfile(path, out / MODEL)
+    _write_map(out, map_own_names(graph))
+    bindings = Bindings(
+        inputs=tuple(Binding(name=item.name, position=i) for i, item in enumerate(contract.inputs)),
+        outputs=tuple(
+            Binding(name=item.name, position=i) for i, item in enumerate(contract.outputs)
+        ),
+    )
+    head = contract.inputs[0].shape[0] if contract.inputs else 1
+    batch = 0 if contract.has_dynamic_batch or not isinstance(head, int) else head
+    return {"artifact": to_plain(_artifact(bindings, batch))}
+
+
+def _require_float(graph: Graph) -> None:
+    for subgraph in graph.subgraphs:
+        for item in subgraph.tensors:
+            has_scales = item.quantization is not None and item.quantization.scales.size
+            if has_scales or item.dtype in ("float16", "int8", "int4", "uint8"):
+                raise CompileError(
+                    f"{graph.name}: tensor '{item.name}' is {item.dtype}, so the file is quantized "
+                    "already; hand over the float model that it was made from"
+                )
+
+
+def _artifact(bindings: Bindings, batch: int) -> Artifact:
+    return Artifact(
+        format="tflite",
+        runtime="litert",
+        entry=MODEL,
+        precision="float32",
+        inputs=bindings.inputs,
+        outputs=bindings.outputs,
+        batch=batch,
+    )
+
+
+def _write_map(out: Path, paths: Mapping[str, str]) -> None:
+    (out / TENSOR_MAP).write_bytes(canonical_json(paths))

@@ -1,0 +1,212 @@
+"""What each layer of a .tflite gets: a pure decision from the graph and the settings.
+
+What LiteRT's kernels take (ai-edge-quantizer 0.10, default_policy.py): 8 bits everywhere; 4 bits a
+channel in CONV_2D, FULLY_CONNECTED and EMBEDDING_LOOKUP; 4 bits in blocks in the last two, with
+activations that are scaled at run time. ai-edge-quantizer skips the rest without a word.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from edgekit.core.errors import StepError
+from edgekit.core.strategy import Activations, Override, Quantize
+from edgekit.graph.model import Graph
+from edgekit.graph.weights import WeightLayer, weight_layers
+
+FOUR_BIT = ("CONV_2D", "FULLY_CONNECTED", "EMBEDDING_LOOKUP")
+BLOCKWISE = ("FULLY_CONNECTED", "EMBEDDING_LOOKUP")
+BLOCK_SIZES = (32, 64, 128, 256)
+# These have no kernel with calibrated integers at both ends.
+_NEVER_STATIC = ("EMBEDDING_LOOKUP",)
+_QUANTIZABLE = (
+    *("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED"),
+    *("EMBEDDING_LOOKUP", "BATCH_MATMUL"),
+)
+
+Bits = Literal[0, 4, 8, 16]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerRecipe:
+    """One operator with a weight, and how it is to be stored.
+
+    operator: LiteRT's name of it. scope: the names of its outputs as ai-edge-quantizer joins them.
+    bits: 0 leaves it float, 16 is float16. block_size: 0 is a scale for each channel.
+    """
+
+    layer: str
+    operator: str
+    scope: str
+    bits: Bits
+    activations: Activations
+    block_size: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """All layers, and what must be said of those that do not get what was asked.
+
+    is_static: the operators between the layers are integer as well.
+    """
+
+    layers: tuple[LayerRecipe, ...]
+    is_static: bool
+    notes: tuple[str, ...]
+
+
+def plan_recipe(graph: Graph, paths: Mapping[str, str], settings: Quantize) -> Recipe:
+    """The recipe for a float graph.
+
+    Raises: StepError for a block size that LiteRT has not, and an override that matches nothing.
+    """
+    if settings.block_size and settings.block_size not in BLOCK_SIZES:
+        allowed = ", ".join(map(str, BLOCK_SIZES))
+        raise StepError(
+            f"quantize: block_size {settings.block_size} is not one of LiteRT's ({allowed}); "
+            "0 is a scale for each channel"
+        )
+    found = [
+        item
+        for item in weight_layers(graph)
+        if item.subgraph == 0 and item.precision == "float32" and item.operator.name in _QUANTIZABLE
+    ]
+    names = [_layer_name(item, graph, paths) for item in found]
+    overrides = _overrides(settings.overrides, found, names)
+    kept = _kept_at_eight(found, settings)
+    notes: list[str] = list(_general_notes(settings))
+    layers = []
+    for place, (item, name) in enumerate(zip(found, names, strict=True)):
+        layers.append(
+            _layer(
+                item,
+                name,
+                graph,
+                settings,
+                overrides.get(place),
+                is_kept=place in kept,
+                notes=notes,
+            )
+        )
+    return Recipe(
+        layers=tuple(layers),
+        is_static=settings.activations == "static" and settings.precision != "fp16",
+        notes=tuple(_summed(notes)),
+    )
+
+
+def _layer_name(item: WeightLayer, graph: Graph, paths: Mapping[str, str]) -> str:
+    subgraph = graph.subgraphs[item.subgraph]
+    return paths.get(item.tensor.name) or subgraph.tensors[item.operator.outputs[0]].name
+
+
+def _scope(item: WeightLayer, graph: Graph) -> str:
+    tensors = graph.subgraphs[item.subgraph].tensors
+    return "".join(f"{tensors[index].name};" for index in item.operator.outputs if index >= 0)
+
+
+def _overrides(
+    overrides: Iterable[Override], found: Sequence[WeightLayer], names: Sequence[str]
+) -> dict[int, Override]:
+    """The last override that matches each layer, by the layer's place."""
+    chosen: dict[int, Override] = {}
+    for override in overrides:
+        try:
+            pattern = re.compile(override.pattern)
+        except re.error as error:
+            raise StepError(
+                f"quantize: override pattern '{override.pattern}' is no regular expression: {error}"
+            ) from error
+        places = [
+            place
+            for place, (item, name) in enumerate(zip(found, names, strict=True))
+            if pattern.search(name) or pattern.search(item.tensor.name)
+        ]
+        if not places:
+            raise StepError(
+                f"quantize: override pattern '{override.pattern}' matches no layer; there are: "
+                f"{', '.join(names)}"
+            )
+        chosen.update(dict.fromkeys(places, override))
+    return chosen
+
+
+def _kept_at_eight(found: Sequence[WeightLayer], settings: Quantize) -> set[int]:
+    if settings.precision != "int4" or not settings.keep_first_last_int8 or not found:
+        return set()
+    return {0, len(found) - 1}
+
+
+def _layer(
+    item: WeightLayer,
+    name: str,
+    graph: Graph,
+    settings: Quantize,
+    override: Override | None,
+    *,
+    is_kept: bool,
+    notes: list[str],
+) -> LayerRecipe:
+    operator = item.operator.name
+    wanted = override.precision if override else settings.precision
+    bits: Bits = {"int8": 8, "int4": 4, "fp16": 16, "float": 0}[wanted]  # type: ignore[assignment]
+    activations = settings.activations
+    if bits == 4 and not override and is_kept:
+        bits = 8
+        notes.append(f"{name}: 8 bits, as the first or last layer with weights")
+    if bits == 4 and operator not in FOUR_BIT:
+        bits = 8
+        notes.append(f"{name}: 8 bits; LiteRT has no 4-bit {operator}")
+    block_size = _block_size(item, name, settings, notes) if bits == 4 else 0
+    if activations == "static" and (operator in _NEVER_STATIC or block_size):
+        activations = "dynamic"
+        why = "blocks of weights" if block_size else operator
+        notes.append(
+            f"{name}: activations scaled at run time; LiteRT has no static kernel for {why}"
+        )
+    return LayerRecipe(
+        layer=name,
+        operator=operator,
+        scope=_scope(item, graph),
+        bits=bits,
+        activations="none" if bits in (0, 16) else activations,
+        block_size=block_size,
+    )
+
+
+def _block_size(item: WeightLayer, name: str, settings: Quantize, notes: list[str]) -> int:
+    size, columns = settings.block_size, item.shape[-1]
+    if not size or item.operator.name not in BLOCKWISE:
+        return 0
+    if settings.activations == "none":
+        notes.append(f"{name}: a scale for each channel; blocks need activations in integers")
+        return 0
+    if columns % size:
+        notes.append(f"{name}: a scale for each channel; {columns} columns are no blocks of {size}")
+        return 0
+    return size
+
+
+def _general_notes(settings: Quantize) -> Iterable[str]:
+    if settings.is_unsigned:
+        yield "LiteRT computes with signed activations; is_unsigned changes nothing here"
+    if settings.is_range_reduced:
+        yield "LiteRT's kernels do not saturate at 8 bits; is_range_reduced changes nothing here"
+    if settings.precision == "fp16" and settings.activations != "none":
+        yield "float16 stores weights only; activations stay float32"
+
+
+def _summed(notes: Sequence[str]) -> list[str]:
+    """The notes, those that differ by the layer only as one with their number."""
+    counts = Counter(note.partition(": ")[2] for note in notes)
+    found: list[str] = []
+    for note in notes:
+        name, _, what = note.partition(": ")
+        count = counts.pop(what, 0) if what else 1
+        if count > 1:
+            found.append(f"{name} and {count - 1} more layers: {what}")
+        elif count:
+            found.append(note)
+    return found

@@ -1,0 +1,146 @@
+"""Integers with scales found at run time, and INT4 matrices in blocks."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+from onnx import helper, numpy_helper
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+from edgekit.compile.onnx_grid import INT4_MAX, INT4_MIN, int4_scales, round_to_grid
+from edgekit.compile.onnx_layers import Layer
+from edgekit.compile.onnx_model import (
+    array_of,
+    attribute,
+    initializers,
+    replace_initializers,
+    replace_nodes,
+)
+from edgekit.core.errors import StepError
+
+DYNAMIC_OPERATORS = ("MatMul", "Conv", "LSTM")
+# MatMulNBits and GatherBlockQuantized take powers of two from 16.
+MIN_BLOCK = 16
+EMBEDDING_BLOCK = 32
+# MatMulNBits: 4 quantizes activations to INT8 in blocks, 1 computes in float32.
+INTEGER_COMPUTE, FLOAT_COMPUTE = 4, 1
+_QUANTIZED, _SCALE = "_quantized", "_scale"
+
+
+def split_gemms(model: onnx.ModelProto) -> None:
+    """Write each plain ``Gemm`` as ``MatMul`` and ``Add``: only MatMul has dynamic kernels.
+
+    Names of weights stay. A Gemm with factors or a transposed input is left alone.
+    """
+    constants = initializers(model)
+    readers: dict[str, int] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers[name] = readers.get(name, 0) + 1
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        is_ours = node.op_type == "Gemm" and _is_plain(node) and node.input[1] in constants
+        if not is_ours or (attribute(node, "transB", 0) and readers[node.input[1]] > 1):
+            nodes.append(node)
+            continue
+        if attribute(node, "transB", 0):
+            weight = constants[node.input[1]]
+            turned = array_of(weight).T.copy()
+            weight.CopyFrom(numpy_helper.from_array(turned, weight.name))
+        nodes.extend(_as_matmul(node))
+    replace_nodes(model, nodes)
+
+
+def _is_plain(node: onnx.NodeProto) -> bool:
+    return (
+        attribute(node, "alpha", 1.0) == 1.0
+        and attribute(node, "beta", 1.0) == 1.0
+        and not attribute(node, "transA", 0)
+    )
+
+
+def _as_matmul(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    result = node.output[0]
+    if len(node.input) < 3 or not node.input[2]:
+        return [helper.make_node("MatMul", node.input[:2], [result], name=node.name)]
+    product = f"{result}_product"
+    return [
+        helper.make_node("MatMul", node.input[:2], [product], name=node.name),
+        helper.make_node("Add", [product, node.input[2]], [result], name=f"{node.name}_bias"),
+    ]
+
+
+def quantize_at_run_time(
+    model: onnx.ModelProto, layers: Sequence[Layer], scratch: Path, *, is_range_reduced: bool
+) -> onnx.ModelProto:
+    """The model with INT8 weights in these layers and activations quantized as they come."""
+    source, result = scratch / "in.onnx", scratch / "out.onnx"
+    onnx.save_model(model, source)
+    quantize_dynamic(
+        str(source),
+        str(result),
+        op_types_to_quantize=list(DYNAMIC_OPERATORS),
+        per_channel=True,
+        reduce_range=is_range_reduced,
+        weight_type=QuantType.QInt8,
+        nodes_to_quantize=[layer.node for layer in layers],
+    )
+    return onnx.load_model(result)
+
+
+def move_to_int4_grid(
+    model: onnx.ModelProto, floats: onnx.ModelProto, layers: Sequence[Layer]
+) -> list[str]:
+    """Put these layers' INT8 weights on a grid of 4 bits; returns the names to be narrowed.
+
+    Only the integers and their scales change, so the kernels stay those of INT8.
+    """
+    constants, originals = initializers(model), initializers(floats)
+    names = []
+    for layer in layers:
+        stored, scale = layer.weight + _QUANTIZED, layer.weight + _SCALE
+        if stored not in constants:
+            continue
+        weight = array_of(originals[layer.weight])
+        scales = int4_scales(weight, layer.axis)
+        values = round_to_grid(weight, scales, layer.axis, INT4_MIN, INT4_MAX)
+        constants[stored].CopyFrom(numpy_helper.from_array(values, stored))
+        shape = array_of(constants[scale]).shape
+        constants[scale].CopyFrom(numpy_helper.from_array(scales.reshape(shape), scale))
+        names.append(stored)
+    return names
+
+
+def quantize_in_blocks(
+    model: onnx.ModelProto, layers: Sequence[Layer], block: int, compute: int
+) -> onnx.ModelProto:
+    """The model with these MatMul and Gather layers at 4 bits, ``block`` weights to a scale.
+
+    Raises: StepError for a block size that the kernels do not take.
+    """
+    if block < MIN_BLOCK or block & (block - 1):
+        raise StepError(
+            f"quantize: block_size is {block}; ONNX Runtime's INT4 kernels take powers of two "
+            f"from {MIN_BLOCK}, and 0 means one scale a channel"
+        )
+    quantizer = MatMulNBitsQuantizer(
+        model,
+        bits=4,
+        block_size=block,
+        is_symmetric=True,
+        accuracy_level=compute,
+        nodes_to_include=[layer.node for layer in layers],
+        op_types_to_quantize=("MatMul", "Gather"),
+        quant_axes=(("MatMul", 0), ("Gather", 1)),
+    )
+    quantizer.process()
+    result: onnx.ModelProto = quantizer.model.model
+    replace_initializers(result, _without_replaced(result, layers))
+    return result
+
+
+def _without_replaced(model: onnx.ModelProto, layers: Sequence[Layer]) -> list[onnx.TensorProto]:
+    used = {name for node in model.graph.node for name in node.input}
+    gone = {layer.weight for layer in layers} - used
+    return [item for item in model.graph.initializer if item.name not in gone]

@@ -1,0 +1,137 @@
+"""The layers of an ONNX graph that hold weights, and the precision that each is to have."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import onnx
+
+from edgekit.compile.onnx_model import attribute, initializers
+from edgekit.core.errors import StepError
+from edgekit.core.progress import Reporter
+from edgekit.core.strategy import Quantize
+
+Kind = Literal["conv", "depthwise", "matrix", "embedding", "recurrent"]
+LayerPrecision = Literal["int8", "int4", "fp16", "float"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """One constant weight of one node.
+
+    axis: of the weight's output channels (an embedding's rows), which get a scale each.
+    """
+
+    node: str
+    operator: str
+    weight: str
+    module_path: str
+    kind: Kind
+    axis: int
+
+
+def find_layers(model: onnx.ModelProto, paths: Mapping[str, str]) -> tuple[Layer, ...]:
+    """The layers in the order of the graph; a weight that several nodes read counts once."""
+    constants = initializers(model)
+    found: dict[str, Layer] = {}
+    for node in model.graph.node:
+        for position, kind, axis in _weights_of(node):
+            name = node.input[position] if position < len(node.input) else ""
+            tensor = constants.get(name)
+            if tensor is None or not _is_float_matrix(tensor) or name in found:
+                continue
+            found[name] = Layer(
+                node=node.name,
+                operator=node.op_type,
+                weight=name,
+                module_path=paths.get(name, name),
+                kind=_refine(kind, node, tensor),
+                axis=axis % len(tensor.dims),
+            )
+    return tuple(found.values())
+
+
+def _is_float_matrix(tensor: onnx.TensorProto) -> bool:
+    return tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) > 1
+
+
+def _weights_of(node: onnx.NodeProto) -> list[tuple[int, Kind, int]]:
+    if node.op_type == "Conv":
+        return [(1, "conv", 0)]
+    if node.op_type == "ConvTranspose":
+        return [(1, "conv", 1)]
+    if node.op_type == "Gemm":
+        return [(1, "matrix", 0 if attribute(node, "transB", 0) else 1)]
+    if node.op_type == "MatMul":
+        return [(1, "matrix", -1)]
+    if node.op_type == "Gather" and attribute(node, "axis", 0) == 0:
+        return [(0, "embedding", 0)]
+    if node.op_type in ("LSTM", "GRU", "RNN"):
+        return [(1, "recurrent", 1), (2, "recurrent", 1)]
+    return []
+
+
+def _refine(kind: Kind, node: onnx.NodeProto, tensor: onnx.TensorProto) -> Kind:
+    is_depthwise = (
+        node.op_type == "Conv" and attribute(node, "group", 1) > 1 and tensor.dims[1] == 1
+    )
+    return "depthwise" if is_depthwise else kind
+
+
+def assign_precision(
+    layers: Sequence[Layer], settings: Quantize, reporter: Reporter
+) -> dict[str, LayerPrecision]:
+    """The precision of every weight by its name.
+
+    INT4 leaves depthwise layers, and the first and the last layer where the settings say so, at
+    8 bits. Overrides come after that; of several that match a layer the last one counts.
+    Raises: StepError for a pattern that is no regular expression.
+    """
+    chosen: dict[str, LayerPrecision] = {
+        layer.weight: _default_precision(layer, layers, settings) for layer in layers
+    }
+    for override in settings.overrides:
+        pattern = _compiled(override.pattern)
+        matched = [item for item in layers if _matches(pattern, item)]
+        if not matched:
+            reporter.warn(
+                f"override '{override.pattern}' matches no layer of this model; its layers are "
+                f"{', '.join(item.module_path for item in layers) or 'none'}"
+            )
+        chosen.update(dict.fromkeys((item.weight for item in matched), override.precision))
+    return chosen
+
+
+def _default_precision(layer: Layer, layers: Sequence[Layer], settings: Quantize) -> LayerPrecision:
+    if settings.precision != "int4":
+        return settings.precision
+    is_end = layer in (layers[0], layers[-1])
+    if layer.kind == "depthwise" or (settings.keep_first_last_int8 and is_end):
+        return "int8"
+    return "int4"
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise StepError(
+            f"quantize: override pattern '{pattern}' is no regular expression: {error}"
+        ) from error
+
+
+def _matches(pattern: re.Pattern[str], layer: Layer) -> bool:
+    return bool(pattern.search(layer.module_path) or pattern.search(layer.weight))
+
+
+def weights_with(
+    layers: Sequence[Layer], chosen: Mapping[str, LayerPrecision], *precisions: str
+) -> tuple[Layer, ...]:
+    """The layers that are to have one of these precisions."""
+    return tuple(layer for layer in layers if chosen[layer.weight] in precisions)
+
+
+def describe(layers: Sequence[Layer]) -> str:
+    """Module paths for a message."""
+    return ", ".join(layer.module_path for layer in layers)

@@ -1,0 +1,217 @@
+"""What the quantize step does to an ONNX graph, by precision and kind of activations."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from edgekit.compile.onnx_dynamic import (
+    DYNAMIC_OPERATORS,
+    EMBEDDING_BLOCK,
+    FLOAT_COMPUTE,
+    INTEGER_COMPUTE,
+    move_to_int4_grid,
+    quantize_at_run_time,
+    quantize_in_blocks,
+    split_gemms,
+)
+from edgekit.compile.onnx_float16 import compute_in_float16
+from edgekit.compile.onnx_layers import (
+    Layer,
+    LayerPrecision,
+    assign_precision,
+    describe,
+    find_layers,
+    weights_with,
+)
+from edgekit.compile.onnx_model import initializers, name_nodes
+from edgekit.compile.onnx_names import follow_names
+from edgekit.compile.onnx_pads import keep_pads_in_integers
+from edgekit.compile.onnx_ranges import Samples
+from edgekit.compile.onnx_static import (
+    STATIC_KINDS,
+    StaticPlan,
+    preprocess,
+    quantize,
+)
+from edgekit.compile.onnx_store import narrow_to_int4, store_as_float16, store_as_integers
+from edgekit.core.progress import Reporter
+from edgekit.core.strategy import Quantize
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantized:
+    """A graph after the step: constants' module paths, and what the user should know."""
+
+    model: onnx.ModelProto
+    paths: dict[str, str]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """One graph under way: its layers and what each is to become."""
+
+    model: onnx.ModelProto
+    layers: tuple[Layer, ...]
+    chosen: Mapping[str, LayerPrecision]
+    settings: Quantize
+    scratch: Path
+
+    def pick(self, *precisions: str, kinds: tuple[str, ...] = ()) -> tuple[Layer, ...]:
+        """The layers that are to have one of these precisions, of these kinds or of any."""
+        found = weights_with(self.layers, self.chosen, *precisions)
+        return tuple(layer for layer in found if not kinds or layer.kind in kinds)
+
+
+def apply(
+    model: onnx.ModelProto,
+    paths: Mapping[str, str],
+    settings: Quantize,
+    samples: Samples,
+    scratch: Path,
+) -> Quantized:
+    """Quantize a float graph as the settings ask; what could not be done is in the notes.
+
+    Raises: StepError for settings or calibration data that cannot be used.
+    """
+    reporter = samples.reporter
+    name_nodes(model)
+    is_static = settings.precision != "fp16" and settings.activations == "static"
+    if is_static:
+        model = preprocess(model, scratch)
+        name_nodes(model)
+        paths = follow_names(model, paths)
+    elif settings.precision != "fp16":
+        split_gemms(model)
+    layers = find_layers(model, paths)
+    work = Work(
+        model=model,
+        layers=layers,
+        chosen=assign_precision(layers, settings, reporter),
+        settings=settings,
+        scratch=scratch,
+    )
+    if settings.precision == "fp16":
+        result, notes = _to_float16(work)
+    elif is_static:
+        result, notes = _to_static(work, samples)
+    elif settings.activations == "dynamic":
+        result, notes = _to_dynamic(work, reporter)
+    else:
+        result, notes = _to_weights_only(work)
+    notes += _left_float(result, work)
+    return Quantized(model=result, paths=follow_names(result, paths), notes=tuple(notes))
+
+
+def _to_float16(work: Work) -> tuple[onnx.ModelProto, list[str]]:
+    integers = work.pick("int8", "int4")
+    if work.settings.activations != "none":
+        result = compute_in_float16(work.model, work.pick("float", "int8", "int4"))
+        store_as_integers(result, integers, work.chosen)
+        return result, []
+    store_as_integers(work.model, integers, work.chosen)
+    apart = {layer.weight for layer in work.pick("float", "int8", "int4")}
+    names = [name for name in initializers(work.model) if name not in apart]
+    return work.model, _half(work.model, names)
+
+
+def _half(model: onnx.ModelProto, names: list[str]) -> list[str]:
+    refused = store_as_float16(model, names)
+    return [f"stay float32, past float16's range: {', '.join(refused)}"] if refused else []
+
+
+def _to_static(work: Work, samples: Samples) -> tuple[onnx.ModelProto, list[str]]:
+    model, notes = _store_embeddings(work, work.model)
+    matrices = work.pick("int4", kinds=STATIC_KINDS)
+    ours = {layer.node for layer in work.pick("int8", "int4", kinds=STATIC_KINDS)}
+    plan = StaticPlan(
+        int4=matrices,
+        excluded=tuple(
+            node.name
+            for node in model.graph.node
+            if node.name not in ours
+            and (node.op_type == "Gather" or node.name in {item.node for item in work.layers})
+        ),
+    )
+    if work.settings.block_size and any(layer.kind == "matrix" for layer in matrices):
+        notes.append(
+            "static INT4 matrices have one scale a channel: integer kernels take no blocks"
+        )
+    result = quantize(model, plan, work.settings, samples, work.scratch)
+    narrow_to_int4(result, [f"{layer.weight}_quantized" for layer in matrices])
+    keep_pads_in_integers(result)
+    recurrent = work.pick("int8", "int4", kinds=("recurrent",))
+    store_as_integers(result, recurrent, work.chosen)
+    if recurrent:
+        notes.append(f"only the weights are integers in recurrent layers: {describe(recurrent)}")
+    return result, notes + _half(result, [item.weight for item in work.pick("fp16")])
+
+
+def _store_embeddings(work: Work, model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
+    """Rows of embeddings as INT8 with a scale a row, or as INT4 in blocks."""
+    store_as_integers(model, work.pick("int8", kinds=("embedding",)), work.chosen)
+    in_blocks = work.pick("int4", kinds=("embedding",))
+    if in_blocks:
+        block = work.settings.block_size or EMBEDDING_BLOCK
+        model = quantize_in_blocks(model, in_blocks, block, FLOAT_COMPUTE)
+    return model, []
+
+
+def _to_dynamic(work: Work, reporter: Reporter) -> tuple[onnx.ModelProto, list[str]]:
+    model, notes = _store_embeddings(work, work.model)
+    matrices = work.pick("int4", kinds=("matrix",))
+    if matrices and work.settings.block_size:
+        model = quantize_in_blocks(model, matrices, work.settings.block_size, INTEGER_COMPUTE)
+        matrices = ()
+    kept = onnx.ModelProto.FromString(model.SerializeToString())
+    eights = tuple(
+        layer
+        for layer in work.pick("int8")
+        if layer.operator in DYNAMIC_OPERATORS
+        # Asked for INT4, nobody asked for slow 8-bit convolutions: they keep small weights only.
+        and (layer.kind == "matrix" or work.settings.precision == "int8")
+    )
+    chosen = (*eights, *matrices)
+    if chosen:
+        reduced = work.settings.is_range_reduced
+        model = quantize_at_run_time(model, chosen, work.scratch, is_range_reduced=reduced)
+    narrow_to_int4(model, move_to_int4_grid(model, kept, matrices))
+    convolutions = [layer for layer in eights if layer.kind in ("conv", "depthwise")]
+    if convolutions:
+        # FINDINGS.md, 2026-11: quantize_dynamic on conv nets was 8 times slower than float.
+        slow = "dynamic INT8 convolutions run several times slower than float in ONNX Runtime"
+        reporter.warn(f"{slow}: choose static activations")
+        notes.append(slow)
+    rest = tuple(
+        layer
+        for layer in work.pick("int8", "int4")
+        if layer.weight in initializers(model) and layer not in chosen
+    )
+    store_as_integers(model, rest, work.chosen)
+    if rest:
+        notes.append(f"only the weights are integers, with no dynamic kernel: {describe(rest)}")
+    return model, notes + _half(model, [item.weight for item in work.pick("fp16")])
+
+
+def _to_weights_only(work: Work) -> tuple[onnx.ModelProto, list[str]]:
+    model, notes = _store_embeddings(work, work.model)
+    matrices = tuple(
+        layer for layer in work.pick("int4", kinds=("matrix",)) if layer.operator == "MatMul"
+    )
+    if matrices and work.settings.block_size:
+        model = quantize_in_blocks(model, matrices, work.settings.block_size, FLOAT_COMPUTE)
+    rest = [item for item in work.pick("int8", "int4") if item.weight in initializers(model)]
+    store_as_integers(model, rest, work.chosen)
+    return model, notes + _half(model, [item.weight for item in work.pick("fp16")])
+
+
+def _left_float(model: onnx.ModelProto, work: Work) -> list[str]:
+    constants = initializers(model)
+    left = [
+        layer
+        for layer in work.pick("int8", "int4")
+        if layer.weight in constants and constants[layer.weight].data_type == onnx.TensorProto.FLOAT
+    ]
+    return [f"stay float, not taken by ONNX Runtime's quantizer: {describe(left)}"] if left else []

@@ -1,0 +1,108 @@
+"""The user's samples onto disk, checked one by one; and the sets of a build held apart.
+
+A digest of 16 bytes a sample is kept beside the arrays. It covers the inputs and not the target,
+so the same picture with another label is still the same sample.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import combinations, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.core.contract import InputKind
+from edgekit.core.errors import WorkloadError
+from edgekit.data.dataset import (
+    TARGET,
+    Dataset,
+    DatasetWriter,
+    Sample,
+    hash_sample,
+    open_dataset,
+)
+from edgekit.data.samples import iterate_samples
+
+DIGESTS = "inputs.blake2b"
+DIGEST_BYTES = 16
+
+Digests = NDArray[np.void]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedSet:
+    """A dataset whose samples were checked, with a digest of each sample's inputs, in order."""
+
+    dataset: Dataset
+    digests: Digests
+
+
+def write_checked(
+    iterable: Iterable[Any],
+    inputs: Mapping[str, InputKind],
+    out: Path,
+    *,
+    set_name: str,
+    needs_target: bool,
+    limit: int | None = None,
+) -> CheckedSet:
+    """Write a user's samples as a dataset, one at a time, after each was checked.
+
+    limit: stop after this many samples; the iterable is not read further.
+    Raises: WorkloadError as ``iterate_samples`` does; OutputError when ``out`` holds a dataset.
+    """
+    samples = iterate_samples(iterable, inputs, set_name=set_name, needs_target=needs_target)
+    with DatasetWriter(out) as writer, (out / DIGESTS).open("wb") as digests:
+        for sample in islice(samples, limit):
+            writer.append(sample)
+            digests.write(input_digest(sample))
+    return open_checked(out)
+
+
+def open_checked(path: Path) -> CheckedSet:
+    """A dataset that ``write_checked`` has written.
+
+    Raises: WorkloadError when the folder is no such dataset.
+    """
+    dataset = open_dataset(path)
+    return CheckedSet(dataset=dataset, digests=_read_digests(dataset))
+
+
+def input_digest(sample: Sample) -> bytes:
+    """16 bytes that stand for the inputs of a sample; its target has no part in them."""
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    hash_sample(digest, {name: value for name, value in sample.items() if name != TARGET})
+    return digest.digest()
+
+
+def check_disjoint(sets: Mapping[str, CheckedSet]) -> None:
+    """Refuse sets that share a sample: a model must be judged on samples it has not seen.
+
+    Raises: WorkloadError naming the two sets, how many samples they share, and the first one.
+    """
+    for (first, one), (second, other) in combinations(sets.items(), 2):
+        ours, theirs = one.digests, other.digests
+        is_shared = np.isin(theirs, ours)
+        shared = int(is_shared.sum())
+        if shared:
+            there = int(np.argmax(is_shared))
+            here = int(np.argmax(ours == theirs[there]))
+            raise WorkloadError(
+                f"{first} and {second} data share {shared} of {len(theirs)} samples; the first is "
+                f"sample {here} of {first} and sample {there} of {second}. Keep the sets apart, "
+                "or the verdict would be on samples that the build has used"
+            )
+
+
+def _read_digests(dataset: Dataset) -> Digests:
+    file = dataset.path / DIGESTS
+    content = file.read_bytes() if file.is_file() else b""
+    if len(content) != dataset.count * DIGEST_BYTES:
+        raise WorkloadError(
+            f"{file}: {len(content)} bytes for {dataset.count} samples of {DIGEST_BYTES}; "
+            "write the dataset again"
+        )
+    return np.frombuffer(content, dtype=f"V{DIGEST_BYTES}")

@@ -1,0 +1,219 @@
+"""Dry runs: what a build on one device would do, and how a model stands with every device."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from edgekit.catalog import find_profiles, find_targets, load_profile, load_target
+from edgekit.compile import CompilerSpec
+from edgekit.core.codec import from_plain, nearest
+from edgekit.core.errors import CompileError, EdgekitError, MissingDependencyError, StepError
+from edgekit.core.facts import ModelFacts
+from edgekit.core.figure import Figure
+from edgekit.core.profile import DeviceProfile
+from edgekit.core.progress import Listener
+from edgekit.core.strategy import Quantize, StepSpec, Strategy
+from edgekit.core.target import Target
+from edgekit.core.units import format_quantity
+from edgekit.core.verdict import Limit, Sense
+from edgekit.core.workload import Workload
+from edgekit.flow.limits import resolve_limits
+from edgekit.flow.prepare import Model, capture_model
+from edgekit.flow.results import BuildOptions, FitLine, PlanResult, SupportLine
+from edgekit.flow.sources import NOTHING, SourceOptions, resolve_source
+from edgekit.plan.estimate import estimate_figures
+from edgekit.plan.strategy import Wishes, make_strategy
+from edgekit.plan.support import operator_uses, require_support
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Everything decided before any long work: where to, how, and within which limits."""
+
+    profile: DeviceProfile
+    target: Target
+    compiler: CompilerSpec
+    strategy: Strategy
+    limits: tuple[Limit, ...]
+
+    @property
+    def quantize(self) -> Quantize | None:
+        """The settings of the quantize step, where one runs."""
+        return quantize_of(self.strategy)
+
+
+def installed(group: str) -> dict[str, Any]:
+    """The plug-ins of an entry point group by name.
+
+    Raises: StepError when two distributions register the same name.
+    """
+    found: dict[str, Any] = {}
+    for point in entry_points(group=group):
+        if point.name in found and found[point.name].value != point.value:
+            raise StepError(
+                f"two plug-ins register '{point.name}' in {group}: {found[point.name].value} "
+                f"and {point.value}; uninstall one"
+            )
+        found[point.name] = point
+    return {name: point.load() for name, point in found.items()}
+
+
+def make_plan(model: Model, options: BuildOptions) -> Plan:
+    """Decide device, target, strategy and limits; no long work yet.
+
+    Raises: ProfileError, StepError, CompileError, MissingDependencyError or InputError.
+    """
+    profile = load_profile(options.device)
+    target = load_target(options.target or profile.default_target)
+    compiler = compiler_of(target)
+    _check_format(model, compiler, target)
+    wishes = Wishes(
+        conditions=_conditions(model.workload),
+        effort=options.effort,
+        overrides=options.overrides,
+        settings=options.settings,
+        is_strict=options.is_strict,
+    )
+    strategy = make_strategy(model.facts, profile, target, _steps(), wishes)
+    limits = resolve_limits(profile, model.workload.limits, options.limits, options.allow)
+    return Plan(profile=profile, target=target, compiler=compiler, strategy=strategy, limits=limits)
+
+
+def compiler_of(target: Target) -> CompilerSpec:
+    """The compiler that a target names.
+
+    Raises: MissingDependencyError when no plug-in of that name is installed.
+    """
+    compilers: Mapping[str, CompilerSpec] = installed("edgekit.compilers")
+    if target.compiler not in compilers:
+        raise MissingDependencyError(
+            f"target {target.name}: no compiler '{target.compiler}' is installed"
+            f"{nearest(target.compiler, list(compilers))}"
+        )
+    return compilers[target.compiler]
+
+
+def quantize_of(strategy: Strategy) -> Quantize | None:
+    """The settings of the strategy's quantize step, where one runs."""
+    for step in strategy.steps:
+        if step.name == "quantize" and step.is_run:
+            return from_plain(Quantize, step.settings, where="quantize", error=StepError)
+    return None
+
+
+def plan_build(
+    source: str | Path | Workload,
+    options: BuildOptions,
+    *,
+    listener: Listener,
+    source_options: SourceOptions = NOTHING,
+) -> PlanResult:
+    """The strategy, the support of every operator and estimates; nothing is built."""
+    with TemporaryDirectory(prefix="edgekit-plan-") as folder:
+        work = Path(folder)
+        model = capture_model(resolve_source(source, work, source_options), work, listener)
+        plan = make_plan(model, options)
+        return PlanResult(
+            profile=plan.profile,
+            target=plan.target,
+            facts=model.facts,
+            strategy=plan.strategy,
+            support=_support_lines(model.facts, _targets(plan.target)),
+            estimates=estimate_figures(model.facts, plan.profile, plan.target, plan.quantize),
+            notes=_skipped_notes(plan.strategy),
+        )
+
+
+def fit(
+    source: str | Path | Workload,
+    *,
+    listener: Listener,
+    source_options: SourceOptions = NOTHING,
+) -> tuple[FitLine, ...]:
+    """Every profile in the catalog against one model, from estimates alone."""
+    with TemporaryDirectory(prefix="edgekit-fit-") as folder:
+        work = Path(folder)
+        model = capture_model(resolve_source(source, work, source_options), work, listener)
+        return tuple(_fit_one(model, entry.name) for entry in find_profiles())
+
+
+def _fit_one(model: Model, device: str) -> FitLine:
+    profile = load_profile(device)
+    line = {"device": device, "title": profile.title, "target": profile.default_target}
+    try:
+        plan = make_plan(model, BuildOptions(device=device))
+        require_support(model.facts, plan.target)
+    except EdgekitError as error:
+        return FitLine(**line, outcome="not supported", reason=str(error), estimates=())
+    figures = estimate_figures(model.facts, profile, plan.target, plan.quantize)
+    misses = [text for limit in plan.limits if (text := _miss(limit, figures))]
+    settled = {item.name for item in figures}
+    open_limits = [limit.figure for limit in plan.limits if limit.figure not in settled]
+    if misses:
+        return FitLine(**line, outcome="does not fit", reason="; ".join(misses), estimates=figures)
+    reason = "estimated inside every size limit"
+    if open_limits:
+        reason += f"; only a build tells: {', '.join(open_limits)}"
+    return FitLine(**line, outcome="fits", reason=reason, estimates=figures)
+
+
+def _miss(limit: Limit, figures: tuple[Figure, ...]) -> str:
+    figure = next((item for item in figures if item.name == limit.figure), None)
+    if figure is None or figure.value is None or limit.sense is not Sense.AT_MOST:
+        return ""
+    if figure.value <= limit.bound:
+        return ""
+    value, bound = (format_quantity(item, limit.unit) for item in (figure.value, limit.bound))
+    return f"{limit.figure} is about {value} (estimated), at most {bound}"
+
+
+def _check_format(model: Model, compiler: CompilerSpec, target: Target) -> None:
+    form = model.facts.source_format
+    if form not in compiler.accepts:
+        takes = ", ".join(compiler.accepts)
+        raise CompileError(
+            f"{model.source.origin}: target {target.name} takes {takes} models, and this one is "
+            f"{form}; give the torch model, or choose the target of its own format"
+        )
+
+
+def _conditions(workload: Workload) -> frozenset[str]:
+    has = {
+        "training data": workload.training is not None,
+        "unlabelled data": workload.unlabelled is not None,
+        "student": workload.student is not None,
+        "selection data": workload.selection is not None,
+    }
+    return frozenset(name for name, is_there in has.items() if is_there)
+
+
+def _steps() -> dict[str, StepSpec]:
+    return installed("edgekit.steps")
+
+
+def _targets(chosen: Target) -> tuple[Target, ...]:
+    """The chosen target first, then every other one of the catalog."""
+    others = [load_target(entry.name) for entry in find_targets() if entry.name != chosen.name]
+    return (chosen, *others)
+
+
+def _support_lines(facts: ModelFacts, targets: tuple[Target, ...]) -> tuple[SupportLine, ...]:
+    return tuple(
+        SupportLine(
+            operator=use.operator,
+            count=len(use.module_paths),
+            module_paths=tuple(dict.fromkeys(use.module_paths)),
+            target=target.name,
+            support=use.support.support,
+            note=use.support.note,
+        )
+        for target in targets
+        for use in operator_uses(facts, target)
+    )
+
+
+def _skipped_notes(strategy: Strategy) -> tuple[str, ...]:
+    return tuple(f"{step.name}: {step.reason}" for step in strategy.skipped)

@@ -1,0 +1,196 @@
+"""From a judged build to the files of a bundle: golden vectors, manifest, evidence, model card."""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import edgekit
+from edgekit.bundle.manifest import (
+    SCHEMA,
+    Component,
+    Evidence,
+    Golden,
+    Lineage,
+    Manifest,
+    StageRecord,
+)
+from edgekit.core.artifact import Artifact
+from edgekit.core.figure import Figure
+from edgekit.core.verdict import Verdict
+from edgekit.data.dataset import Dataset
+from edgekit.evaluate.metrics import Metric
+from edgekit.flow.making import Made, Products
+from edgekit.flow.measuring import Measured
+from edgekit.flow.planning import Plan
+from edgekit.flow.prepare import DataSets, Model
+from edgekit.flow.results import BuildOptions
+from edgekit.flow.toolchain import UsableToolchain
+from edgekit.measure.host import describe_host
+from edgekit.report.card import model_card
+
+GOLDEN_SAMPLES = 8
+# Another processor rounds otherwise: float noise, or a step of 8 bits more or less after a few
+# layers, which is about two hundredths of the span of an output.
+FLOAT_TOLERANCE = 1e-3
+SPAN_TOLERANCE = 0.02
+CARD = "MODEL_CARD.md"
+
+Files = dict[str, Path | bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Build:
+    """All that a manifest is made of."""
+
+    model: Model
+    plan: Plan
+    options: BuildOptions
+    data: DataSets
+    metric: Metric
+    products: Products
+    measured: Measured
+    toolchain: UsableToolchain
+
+
+def make_manifest(build: Build) -> tuple[Manifest, Files]:
+    """The manifest (its list of files still empty) and every file of the bundle by path."""
+    model, plan, options = build.model, build.plan, build.options
+    artifact = shipped_artifact(build.products.final.artifact)
+    golden, files = _golden(build)
+    files[artifact.entry] = build.products.final.file
+    files.update(model.side_files)
+    manifest = Manifest(
+        schema=SCHEMA,
+        name=model.workload.name,
+        device=plan.profile.name,
+        target=plan.target.name,
+        components=(Component(name="model", artifact=artifact, contract=model.contract),),
+        files=(),
+        golden=golden,
+        lineage=_lineage(build),
+        strategy=plan.strategy,
+        limits=plan.limits,
+        waived=options.allow,
+        seed=options.seed,
+        effort=options.effort,
+        metric=build.metric.name,
+        versions=_versions(plan),
+        toolchain=build.toolchain.digest,
+        minimum_runtime=_minimum_runtime(plan),
+        license=model.workload.license,
+        description=model.workload.description,
+    )
+    files[CARD] = model_card(manifest).encode()
+    return manifest, files
+
+
+def make_evidence(build: Build, verdict: Verdict, notes: tuple[str, ...]) -> Evidence:
+    """The evidence of a build on this machine; its bundle_id is filled in at sealing."""
+    steps: dict[str, tuple[Figure, ...]] = {
+        name: (figure,) for name, figure in build.products.step_bytes.items()
+    }
+    return Evidence(
+        schema=SCHEMA,
+        bundle_id="",
+        host=describe_host(),
+        figures=tuple(build.measured.figures.values()),
+        verdict=verdict,
+        audit=tuple(
+            finding.message for report in build.products.audits for finding in report.findings
+        ),
+        notes=notes,
+        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        step_figures=steps,
+    )
+
+
+def shipped_artifact(artifact: Artifact) -> Artifact:
+    """The artifact as it lies in the bundle: its file moved under ``model/``."""
+    return replace(artifact, entry=f"model/{Path(artifact.entry).name}")
+
+
+def npy_bytes(array: NDArray[Any]) -> bytes:
+    """An array as the bytes of a .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _golden(build: Build) -> tuple[Golden, Files]:
+    evaluation, contract = build.data.evaluation, build.model.contract
+    count = min(GOLDEN_SAMPLES, evaluation.count)
+    given = _first_samples(evaluation, count)
+    made = _first_samples(build.measured.outputs, count)
+    inputs = {item.name: f"golden/inputs/{item.name}.npy" for item in contract.inputs}
+    outputs = {item.name: f"golden/outputs/{item.name}.npy" for item in contract.outputs}
+    files: Files = {path: npy_bytes(given[name]) for name, path in inputs.items()}
+    files.update({path: npy_bytes(made[name]) for name, path in outputs.items()})
+    tolerance = {name: _tolerance(made[name]) for name in outputs}
+    return Golden(samples=count, inputs=inputs, outputs=outputs, tolerance=tolerance), files
+
+
+def _first_samples(dataset: Dataset, count: int) -> Mapping[str, NDArray[Any]]:
+    return next(dataset.batches(count))
+
+
+def _tolerance(values: NDArray[Any]) -> float:
+    if not np.issubdtype(values.dtype, np.floating):
+        return 0.0
+    span = float(values.max() - values.min())
+    return float(f"{max(FLOAT_TOLERANCE, SPAN_TOLERANCE * span):.3g}")
+
+
+def _lineage(build: Build) -> Lineage:
+    data, plan = build.data, build.plan
+    made: tuple[Made, ...] = (build.products.exported, *build.products.steps, build.products.final)
+    records = {
+        item.outcome.name: StageRecord(
+            name=item.outcome.name, key=item.outcome.key, output=item.outcome.digest
+        )
+        for item in made
+    }
+    return Lineage(
+        model=build.model.facts.digest,
+        source=build.model.source.digest,
+        calibration=data.calibration.digest,
+        evaluation=data.evaluation.digest,
+        selection="" if data.selection is None else data.selection.digest,
+        files={**plan.profile.digests, **plan.target.digests},
+        stages=tuple(records.values()),
+    )
+
+
+def _versions(plan: Plan) -> dict[str, str]:
+    names = [_package(item) for item in plan.target.toolchain.requirements]
+    found = {"edgekit": edgekit.__version__}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = _pinned(name, plan)
+    return found
+
+
+def _minimum_runtime(plan: Plan) -> dict[str, str]:
+    return {plan.target.runtime_package: plan.target.minimum_runtime_version}
+
+
+def _package(requirement: str) -> str:
+    for sign in ("==", ">=", "<=", "~=", "<", ">"):
+        requirement = requirement.split(sign, 1)[0]
+    return requirement.split("[", 1)[0].strip()
+
+
+def _pinned(name: str, plan: Plan) -> str:
+    """The version that a toolchain of its own holds: the one that the target pins."""
+    for requirement in plan.target.toolchain.requirements:
+        if _package(requirement) == name:
+            return requirement.removeprefix(name).strip()
+    return "unknown"

@@ -1,0 +1,248 @@
+"""Layer by layer: which constants are weights, how they are stored, and what computes with them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from edgekit.graph.model import Graph, Operator, Subgraph, TensorInfo
+
+WeightKind = Literal["conv", "depthwise", "linear", "embedding", "recurrent"]
+ActivationKind = Literal["static", "dynamic", "none"]
+
+# Operator -> (kind, inputs that may hold a weight).
+_WEIGHT_INPUTS: dict[str, tuple[WeightKind, tuple[int, ...]]] = {
+    "CONV_2D": ("conv", (1,)),
+    "CONV_3D": ("conv", (1,)),
+    "TRANSPOSE_CONV": ("conv", (1,)),
+    "DEPTHWISE_CONV_2D": ("depthwise", (1,)),
+    "FULLY_CONNECTED": ("linear", (1,)),
+    "BATCH_MATMUL": ("linear", (0, 1)),
+    "EMBEDDING_LOOKUP": ("embedding", (1,)),
+    "GATHER": ("embedding", (0,)),
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": ("recurrent", tuple(range(1, 9))),
+    "Conv": ("conv", (1,)),
+    "ConvTranspose": ("conv", (1,)),
+    "ConvInteger": ("conv", (1,)),
+    "QLinearConv": ("conv", (3,)),
+    "MatMul": ("linear", (0, 1)),
+    "Gemm": ("linear", (0, 1)),
+    "MatMulInteger": ("linear", (0, 1)),
+    "MatMulIntegerToFloat": ("linear", (1,)),
+    "DynamicQuantizeMatMul": ("linear", (1,)),
+    "QLinearMatMul": ("linear", (0, 3)),
+    "QGemm": ("linear", (3,)),
+    "MatMulNBits": ("linear", (1,)),
+    "Gather": ("embedding", (0,)),
+    "GatherBlockQuantized": ("embedding", (0,)),
+    "LSTM": ("recurrent", (1, 2)),
+    "GRU": ("recurrent", (1, 2)),
+    "RNN": ("recurrent", (1, 2)),
+    "DynamicQuantizeLSTM": ("recurrent", (1, 2)),
+}
+# What may stand between a constant and the operator that it is a weight of.
+_PASS_THROUGH = (
+    *("DEQUANTIZE", "CAST", "TRANSPOSE", "RESHAPE"),
+    *("DequantizeLinear", "Cast", "Transpose", "Reshape", "Identity"),
+)
+_DEQUANTIZES = ("DEQUANTIZE", "DequantizeLinear")
+_MOST_STEPS_BACK = 8
+_STATIC_INTEGER = ("QLinearConv", "QLinearMatMul", "QGemm")
+_DYNAMIC_INTEGER = (
+    *("ConvInteger", "MatMulInteger", "MatMulIntegerToFloat"),
+    *("DynamicQuantizeMatMul", "DynamicQuantizeLSTM"),
+)
+_BLOCK_PACKED = ("MatMulNBits", "GatherBlockQuantized")
+_INTEGERS = ("int8", "uint8", "int16", "uint16", "int4", "uint4", "int2", "uint2")
+# The level at which MatMulNBits turns its activations to int8 (ONNX Runtime, contrib operators).
+_INT8_ACCURACY_LEVEL = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class WeightLayer:
+    """One constant in the place of a weight of one operator.
+
+    shape: of the weight itself, not of its packing. precision: how an element is stored ("float32",
+    "float16", "int8", "int4", ...; unsigned counts as signed). activations: how they come to the
+    operator: integers ("static"), floats that it scales itself ("dynamic") or floats that stay
+    floats ("none"). is_integer: the engine's kernel multiplies integers. is_decoded: a
+    dequantization stands between the constant and the operator.
+    """
+
+    subgraph: int
+    operator: Operator
+    slot: int
+    tensor: TensorInfo
+    kind: WeightKind
+    shape: tuple[int, ...]
+    precision: str
+    activations: ActivationKind
+    is_integer: bool
+    is_decoded: bool
+
+    @property
+    def elements(self) -> int:
+        """The number of weights."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """(subgraph, tensor): what operators that share the weight have in common."""
+        return self.subgraph, self.tensor.index
+
+
+def weight_layers(graph: Graph) -> tuple[WeightLayer, ...]:
+    """The layers in order of execution; a weight that several operators share comes up for each.
+
+    Constants of less than two axes are biases and factors, not weights.
+    """
+    return tuple(
+        layer
+        for place, subgraph in enumerate(graph.subgraphs)
+        for layer in _Links(graph, place, subgraph).layers()
+    )
+
+
+class _Links:
+    """Who makes and who reads each tensor of a subgraph."""
+
+    def __init__(self, graph: Graph, place: int, subgraph: Subgraph) -> None:
+        self.graph = graph
+        self.place = place
+        self.subgraph = subgraph
+        self.maker: dict[int, Operator] = {}
+        self.readers: dict[int, list[Operator]] = {}
+        for operator in subgraph.operators:
+            self.maker.update(dict.fromkeys(operator.outputs, operator))
+            for index in operator.inputs:
+                self.readers.setdefault(index, []).append(operator)
+
+    def layers(self) -> Iterator[WeightLayer]:
+        for operator in self.subgraph.operators:
+            kind, slots = _WEIGHT_INPUTS.get(operator.name, ("linear", ()))
+            for slot in slots:
+                layer = self._layer(operator, kind, slot)
+                if layer is not None:
+                    yield layer
+
+    def _layer(self, operator: Operator, kind: WeightKind, slot: int) -> WeightLayer | None:
+        index = operator.inputs[slot] if slot < len(operator.inputs) else -1
+        found = self._constant_behind(index)
+        if found is None:
+            return None
+        tensor, passed = found
+        shape, precision = _unpacked(operator, tensor)
+        is_weight = precision in ("float32", "float16", "bfloat16") or precision.startswith("int")
+        if len(shape) < 2 or not is_weight or precision in ("int32", "int64"):
+            return None
+        is_decoded = any(item.name in _DEQUANTIZES for item in passed)
+        activations, is_integer = self._compute(operator, slot, tensor, is_decoded=is_decoded)
+        return WeightLayer(
+            subgraph=self.place,
+            operator=operator,
+            slot=slot,
+            tensor=tensor,
+            kind=_refine(kind, operator, shape),
+            shape=shape,
+            precision=precision,
+            activations=activations,
+            is_integer=is_integer,
+            is_decoded=is_decoded,
+        )
+
+    def _constant_behind(self, index: int) -> tuple[TensorInfo, Sequence[Operator]] | None:
+        """The constant that a tensor is, or is made of without arithmetic."""
+        passed: list[Operator] = []
+        for _ in range(_MOST_STEPS_BACK):
+            if index < 0:
+                return None
+            tensor = self.subgraph.tensors[index]
+            if tensor.is_constant:
+                return tensor, passed
+            maker = self.maker.get(index)
+            if maker is None or maker.name not in _PASS_THROUGH or not maker.inputs:
+                return None
+            passed.append(maker)
+            index = maker.inputs[0]
+        return None
+
+    def _compute(
+        self, operator: Operator, slot: int, tensor: TensorInfo, *, is_decoded: bool
+    ) -> tuple[ActivationKind, bool]:
+        """(how activations come in, whether integers are multiplied)."""
+        if operator.name in _STATIC_INTEGER:
+            return "static", True
+        if operator.name in _DYNAMIC_INTEGER:
+            return "dynamic", True
+        if operator.name == "MatMulNBits":
+            is_integer = operator.attributes.get("accuracy_level") == _INT8_ACCURACY_LEVEL
+            return ("dynamic", True) if is_integer else ("none", False)
+        if self.graph.format == "tflite":
+            return self._compute_tflite(operator, slot, tensor, is_decoded=is_decoded)
+        if not is_decoded or tensor.dtype not in _INTEGERS:
+            return "none", False
+        return self._compute_qdq(operator, slot, tensor)
+
+    def _compute_tflite(
+        self, operator: Operator, slot: int, tensor: TensorInfo, *, is_decoded: bool
+    ) -> tuple[ActivationKind, bool]:
+        if is_decoded or tensor.dtype not in _INTEGERS:
+            return "none", False
+        others = [item for item in operator.inputs if item >= 0 and item != operator.inputs[slot]]
+        free = [item for item in others if not self.subgraph.tensors[item].is_constant]
+        if free and self.subgraph.tensors[free[0]].dtype in _INTEGERS:
+            return "static", True
+        # Integer weights, float activations: the kernel scales the activations as they come.
+        return "dynamic", True
+
+    def _compute_qdq(
+        self, operator: Operator, slot: int, tensor: TensorInfo
+    ) -> tuple[ActivationKind, bool]:
+        """ONNX Runtime makes an integer kernel of an operator between quantize and dequantize."""
+        is_product = operator.name in ("MatMul", "Gemm")
+        data = operator.inputs[1 - slot if is_product else 0]
+        maker = self.maker.get(data)
+        if maker is None or maker.name != "DequantizeLinear":
+            return "none", False
+        # Its CPU kernels for 4-bit weights with quantized activations compute in float.
+        is_integer = tensor.dtype in ("int8", "uint8")
+        if operator.name in ("Conv", "ConvTranspose"):
+            is_integer = is_integer and self._is_requantized(operator)
+        return "static", is_integer
+
+    def _is_requantized(self, operator: Operator) -> bool:
+        """Whether the output goes to a QuantizeLinear, perhaps through a clamp that it absorbs."""
+        for _ in range(3):
+            readers = self.readers.get(operator.outputs[0], [])
+            if len(readers) != 1:
+                return False
+            operator = readers[0]
+            if operator.name == "QuantizeLinear":
+                return True
+            if operator.name not in ("Relu", "Clip") or not operator.outputs:
+                return False
+        return False
+
+
+def _refine(kind: WeightKind, operator: Operator, shape: Sequence[int]) -> WeightKind:
+    groups = operator.attributes.get("group", 1)
+    is_depthwise = kind == "conv" and isinstance(groups, int) and groups > 1 and shape[1] == 1
+    return "depthwise" if is_depthwise else kind
+
+
+def _unpacked(operator: Operator, tensor: TensorInfo) -> tuple[tuple[int, ...], str]:
+    """(shape of the weight, precision) where the file packs several weights into one element."""
+    if operator.name == "MatMulNBits":
+        rows, columns = _whole(operator.attributes, "N"), _whole(operator.attributes, "K")
+        return (rows, columns), f"int{_whole(operator.attributes, 'bits') or 4}"
+    if operator.name == "GatherBlockQuantized" and tensor.dtype == "uint8":
+        bits = _whole(operator.attributes, "bits") or 4
+        return (*tensor.shape[:-1], tensor.shape[-1] * 8 // bits), f"int{bits}"
+    return tensor.shape, tensor.dtype.removeprefix("u")
+
+
+def _whole(attributes: Mapping[str, object], name: str) -> int:
+    value = attributes.get(name, 0)
+    return value if isinstance(value, int) else 0

@@ -1,0 +1,367 @@
+"""The artifact is opened and held against what the strategy asked, layer by layer.
+
+Pure functions over graphs: nothing is believed that a converter said about itself.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from edgekit.core.errors import StepError
+from edgekit.core.figure import Figure, exact
+from edgekit.core.strategy import Quantize
+from edgekit.graph.model import Graph
+from edgekit.graph.weights import WeightLayer, weight_layers
+from edgekit.measure.audit_match import Pair, match_layers, module_path
+from edgekit.measure.audit_values import layer_scale_fault, scale_faults, value_fault
+
+Severity = Literal["note", "counted", "fatal"]
+
+_STORED_AS = {"int8": "int8", "int4": "int4", "fp16": "float16", "float": "float32"}
+_BITS = {"float32": 32, "float16": 16, "bfloat16": 16, "int16": 16, "int8": 8, "int4": 4, "int2": 2}
+_FLOATS = ("float32", "float16", "bfloat16")
+# Below this a constant is a bias or a factor; quantizing it wins nothing.
+MIN_WEIGHT_ELEMENTS = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that is not as asked.
+
+    kind: "nothing changed", "no weights", "missing", "wider than asked", "narrower than asked",
+    "float compute", "activations", "bad scale", "wrong values", "kept at 8 bits". layer: module
+    path, or the tensor's name. share: of all weight elements, 0..1. severity: "fatal" fails the
+    audit, "counted" does so past the tolerance, "note" never does.
+    """
+
+    kind: str
+    layer: str
+    wanted: str
+    found: str
+    share: float
+    message: str
+    severity: Severity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditReport:
+    """All findings, the figures, and whether the artifact is what was asked."""
+
+    findings: tuple[Finding, ...]
+    figures: tuple[Figure, ...]
+    is_accepted: bool
+
+
+def audit_quantization(
+    float_graph: Graph,
+    graph: Graph,
+    *,
+    settings: Quantize,
+    tensor_map: Mapping[str, str],
+    tolerance: float,
+) -> AuditReport:
+    """What became of every weight and every operator with weights.
+
+    tensor_map: tensor name (of either graph) to module path. tolerance: share of weight elements
+    that may stay wider than asked, and that may compute otherwise than asked.
+    Raises: StepError for an override pattern that is no regular expression.
+    """
+    float_layers = weight_layers(float_graph)
+    pairs, missing = match_layers(float_layers, weight_layers(graph), tensor_map)
+    subject = _Subject(
+        graph=graph,
+        settings=settings,
+        tensor_map=tensor_map,
+        pairs=pairs,
+        ends={item.key for item in (*float_layers[:1], *float_layers[-1:])},
+    )
+    findings = [
+        *_nothing_changed(subject),
+        *_missing(subject, missing),
+        *(found for pair in subject.distinct for found in _storage(subject, pair)),
+        *_compute(subject),
+        *_scales(subject),
+        *_values(float_graph, subject),
+    ]
+    return AuditReport(
+        findings=tuple(findings),
+        figures=_figures(subject, findings),
+        is_accepted=_is_accepted(findings, tolerance),
+    )
+
+
+def _is_accepted(findings: list[Finding], tolerance: float) -> bool:
+    """Shares of storage and of compute are summed apart: each may use the tolerance once."""
+    if any(item.severity == "fatal" for item in findings):
+        return False
+    counted = [item for item in findings if item.severity == "counted"]
+    stored = sum(item.share for item in counted if item.kind not in _COMPUTE_KINDS)
+    computed = sum(item.share for item in counted if item.kind in _COMPUTE_KINDS)
+    # Shares are sums of fractions: forgive the last digits.
+    return max(stored, computed) <= tolerance + 1e-9
+
+
+_FLOAT_COMPUTE = "float activations"
+_COMPUTE_KINDS = ("float compute", "activations")
+
+
+class _Subject:
+    """The audited graph: its layers with their float counterparts, and what each should be."""
+
+    def __init__(
+        self,
+        *,
+        graph: Graph,
+        settings: Quantize,
+        tensor_map: Mapping[str, str],
+        pairs: list[Pair],
+        ends: set[tuple[int, int]],
+    ) -> None:
+        self.graph = graph
+        self.settings = settings
+        self.tensor_map = tensor_map
+        self.pairs = pairs
+        self.distinct = list({pair.layer.key: pair for pair in reversed(pairs)}.values())[::-1]
+        large = [pair for pair in self.distinct if pair.layer.elements >= MIN_WEIGHT_ELEMENTS]
+        # In a model of small layers only, all of them count.
+        self.counted = large or self.distinct
+        self._counted = {pair.layer.key for pair in self.counted}
+        self.total = sum(pair.layer.elements for pair in self.counted)
+        self._ends = {
+            pair.layer.key
+            for pair in pairs
+            if pair.float_layer is not None and pair.float_layer.key in ends
+        }
+        self._patterns = [(_compiled(item.pattern), item) for item in settings.overrides]
+
+    def path(self, layer: WeightLayer) -> str:
+        """What to call a layer."""
+        return module_path(layer.tensor.name, self.tensor_map)
+
+    def wanted(self, layer: WeightLayer) -> str:
+        """The precision asked of a layer; of several overrides that match, the last counts."""
+        names = (self.path(layer), layer.tensor.name)
+        for pattern, override in reversed(self._patterns):
+            if any(pattern.search(name) for name in names):
+                return override.precision
+        is_end = self.settings.keep_first_last_int8 and layer.key in self._ends
+        return "int8" if self.settings.precision == "int4" and is_end else self.settings.precision
+
+    def share(self, layer: WeightLayer) -> float:
+        """The layer's share of all weight elements that count."""
+        return layer.elements / self.total if self.is_counted(layer) else 0.0
+
+    def is_counted(self, layer: WeightLayer) -> bool:
+        """Whether the layer is large enough to matter."""
+        return layer.key in self._counted
+
+    def is_as_asked(self, layer: WeightLayer) -> bool:
+        """Whether the weight is stored at the precision that was asked of it."""
+        asked = self.wanted(layer)
+        is_left = asked == "float" and layer.precision in _FLOATS
+        return is_left or layer.precision == _STORED_AS[asked]
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as wrong:
+        raise StepError(
+            f"quantize: override pattern '{pattern}' is no regular expression: {wrong}"
+        ) from wrong
+
+
+def _nothing_changed(subject: _Subject) -> Iterator[Finding]:
+    asked = [pair for pair in subject.distinct if subject.wanted(pair.layer) != "float"]
+    if subject.distinct and not asked:
+        return  # everything was to stay as it is
+    known = [pair for pair in asked if pair.float_layer is not None]
+    kept = [
+        pair
+        for pair in known
+        if pair.float_layer is not None and pair.layer.precision == pair.float_layer.precision
+    ]
+    if not asked:
+        kind, message = "no weights", "the artifact holds no layer with weights to quantize"
+    elif known and len(kept) == len(known) == len(asked):
+        stored = ", ".join(sorted({pair.layer.precision for pair in kept}))
+        kind = "nothing changed"
+        message = (
+            f"quantization to {subject.settings.precision} changed nothing: all {len(kept)} layers "
+            f"are stored as before ({stored})"
+        )
+    else:
+        return
+    yield Finding(
+        kind=kind,
+        layer="",
+        wanted=subject.settings.precision,
+        found="no change",
+        share=1.0,
+        message=message,
+        severity="fatal",
+    )
+
+
+def _missing(subject: _Subject, missing: list[WeightLayer]) -> Iterator[Finding]:
+    large = [item for item in missing if item.elements >= MIN_WEIGHT_ELEMENTS] or missing
+    total = subject.total + sum(item.elements for item in large)
+    for layer in large:
+        name = module_path(layer.tensor.name, subject.tensor_map)
+        share = layer.elements / total
+        yield Finding(
+            kind="missing",
+            layer=name,
+            wanted=subject.settings.precision,
+            found="absent",
+            share=share,
+            message=(
+                f"{name}: {layer.elements} weights of the float artifact ({share:.1%}) are not "
+                "found as a layer's weights in this one"
+            ),
+            severity="counted",
+        )
+
+
+def _storage(subject: _Subject, pair: Pair) -> Iterator[Finding]:
+    layer = pair.layer
+    if subject.is_as_asked(layer):
+        return
+    wanted, found = _STORED_AS[subject.wanted(layer)], layer.precision
+    kind = "wider than asked" if _BITS[found] > _BITS[wanted] else "narrower than asked"
+    severity: Severity = "counted"
+    why = ""
+    if layer.kind == "depthwise" and (wanted, found) == ("int4", "int8"):
+        kind, severity = "kept at 8 bits", "note"
+        why = "; no engine has 4-bit depthwise convolutions"
+    elif not subject.is_counted(layer):
+        severity, why = "note", f"; {layer.elements} weights are too few to matter"
+    yield _finding(subject, layer, kind, f"{wanted} weights", f"{found} weights", severity, why)
+
+
+def _finding(
+    subject: _Subject,
+    layer: WeightLayer,
+    kind: str,
+    wanted: str,
+    found: str,
+    severity: Severity,
+    why: str,
+) -> Finding:
+    name, share = subject.path(layer), subject.share(layer)
+    return Finding(
+        kind=kind,
+        layer=name,
+        wanted=wanted,
+        found=found,
+        share=share,
+        message=(
+            f"{name}: {layer.operator.name} has {found}, asked for {wanted} "
+            f"({kind}, {share:.1%} of the weights){why}"
+        ),
+        severity=severity,
+    )
+
+
+def _compute(subject: _Subject) -> Iterator[Finding]:
+    """Operators that do not compute with the activations that were asked."""
+    activations = subject.settings.activations
+    for pair in _computing(subject):
+        layer = pair.layer
+        if activations == "none" or subject.wanted(layer) in ("fp16", "float"):
+            continue
+        if layer.precision in _FLOATS:
+            continue  # named once already: its weights stayed float
+        wanted = f"{activations} integer activations"
+        if not layer.is_integer and layer.precision == "int4" and subject.graph.format == "onnx":
+            why = "; ONNX Runtime has no integer kernel for it: 4 bits win bytes only"
+            yield _finding(subject, layer, "float compute", wanted, _FLOAT_COMPUTE, "note", why)
+        elif layer.activations not in (activations, "none"):
+            found = f"{layer.activations} integer activations"
+            yield _finding(subject, layer, "activations", wanted, found, "counted", "")
+        elif not layer.is_integer:
+            why = "; its weights are dequantized and multiplied as floats"
+            yield _finding(subject, layer, "float compute", wanted, _FLOAT_COMPUTE, "counted", why)
+
+
+def _computing(subject: _Subject) -> list[Pair]:
+    """Every use of a counted weight that multiplies; an embedding only looks up."""
+    return [
+        pair
+        for pair in subject.pairs
+        if subject.is_counted(pair.layer) and pair.layer.kind != "embedding"
+    ]
+
+
+def _scales(subject: _Subject) -> Iterator[Finding]:
+    total = subject.total or 1
+    for fault in scale_faults(subject.graph):
+        name = module_path(fault.tensor, subject.tensor_map)
+        yield _bad_scale(name, fault.what, min(fault.elements / total, 1.0))
+    for pair in subject.distinct:
+        what = layer_scale_fault(subject.graph, pair.layer)
+        if what:
+            yield _bad_scale(subject.path(pair.layer), what, subject.share(pair.layer))
+
+
+def _bad_scale(name: str, what: str, share: float) -> Finding:
+    return Finding(
+        kind="bad scale",
+        layer=name,
+        wanted="positive finite scales, one a tensor, channel or block",
+        found=what,
+        share=share,
+        message=f"{name}: {what}; its integers stand for nothing",
+        severity="fatal",
+    )
+
+
+def _values(float_graph: Graph, subject: _Subject) -> Iterator[Finding]:
+    for pair in subject.counted:
+        if pair.float_layer is None:
+            continue
+        what = value_fault(float_graph, pair.float_layer, subject.graph, pair.layer)
+        if what:
+            name = subject.path(pair.layer)
+            yield Finding(
+                kind="wrong values",
+                layer=name,
+                wanted="the float weights, rounded",
+                found=what,
+                share=subject.share(pair.layer),
+                message=f"{name}: {what} ({pair.layer.precision}): a wrong scale or layout",
+                severity="fatal",
+            )
+
+
+def _figures(subject: _Subject, findings: list[Finding]) -> tuple[Figure, ...]:
+    how = "opened the artifact and compared every weight's dtype with what was asked"
+    missing = sum(item.share for item in findings if item.kind == "missing")
+    stored = sum(pair.layer.elements for pair in subject.counted if subject.is_as_asked(pair.layer))
+    as_asked = stored / subject.total * (1 - missing) if subject.total else 0.0
+    uses = _computing(subject)
+    integer = sum(
+        pair.layer.is_integer and subject.settings.activations in (pair.layer.activations, "none")
+        for pair in uses
+    )
+    stored_float = {
+        pair.layer.key: pair.layer.tensor.stored_bytes
+        for pair in subject.distinct
+        if pair.layer.precision in _FLOATS
+    }
+    return (
+        exact("weights_as_asked_share", as_asked, "share", how),
+        exact(
+            "compute_integer_share",
+            integer / len(uses) if uses else 0.0,
+            "share",
+            "counted the operators with weights whose kernel multiplies integers",
+        ),
+        exact(
+            "float_weight_bytes",
+            sum(stored_float.values()),
+            "bytes",
+            "summed the weights that are stored as floats",
+        ),
+    )

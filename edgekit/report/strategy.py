@@ -1,0 +1,63 @@
+"""A strategy: the steps in order, skipped ones among them, a reason each."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from edgekit.core.codec import to_plain
+from edgekit.core.profile import DeviceProfile
+from edgekit.core.strategy import Strategy
+from edgekit.report.parts import bullets, table
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """Settings on one line: ``precision int8, activations static``; empty ones left out."""
+    shown = {key: value for key, value in settings.items() if value not in ("", [], (), {}, None)}
+    return ", ".join(f"{key} {_value_text(value)}" for key, value in shown.items())
+
+
+def _value_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return "{" + settings_text(value) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_value_text(item) for item in value) + "]"
+    return str(to_plain(value))
+
+
+def strategy_table(strategy: Strategy, *, title: str = "Strategy") -> RenderableType:
+    """Every planned step: whether it runs, with which settings, and why."""
+    rows = [
+        (
+            step.name,
+            Text("run", style="green") if step.is_run else Text("SKIPPED", style="yellow"),
+            settings_text(step.settings) if step.is_run else "-",
+            step.reason,
+        )
+        for step in strategy.steps
+    ]
+    return Group(Text(), table(("step", "", "settings", "reason"), rows, title=title))
+
+
+def skipped_steps(strategy: Strategy) -> RenderableType:
+    """The steps that did not run, with the reason, or nothing."""
+    return bullets("Skipped steps", (f"{step.name}: {step.reason}" for step in strategy.skipped))
+
+
+def asked_steps(profile: DeviceProfile) -> RenderableType:
+    """The steps as a profile asks for them, before any model is known."""
+    rows = [
+        (
+            step.name,
+            "required" if step.is_required else "optional",
+            step.when or "always",
+            settings_text(step.settings) or "-",
+            step.reason,
+        )
+        for step in profile.steps
+    ]
+    headings = ("step", "", "when", "settings", "reason")
+    return Group(Text(), table(headings, rows, title="Strategy"))

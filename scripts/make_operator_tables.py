@@ -1,0 +1,366 @@
+"""Write targets/*/operators.toml from the registries of the installed compilers.
+
+Every sample of torch's own operator database is exported, decomposed as the compiler does it, and
+what is left is held against the compiler's lowerings:
+
+native       the compiler has a lowering, or the operator becomes a single one that it has
+             (with views and a bias around it, which every runtime folds);
+fallback     it becomes several operators: right, but several kernels, each quantized for itself;
+unsupported  something is left that has no lowering.
+
+Run it after a compiler's pin moves: ``python scripts/make_operator_tables.py`` (a minute).
+``--check`` compares instead of writing.
+"""
+
+# ruff: noqa: PLC0415, SLF001 - compilers load slowly, and their registries are private
+import argparse
+import contextlib
+import functools
+import io
+import logging
+import sys
+import types
+import unittest
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLES_AN_OPERATOR = 2
+
+# Operators that move or name data; no runtime spends a kernel of arithmetic on them.
+_MOVES = {
+    *("view", "_unsafe_view", "reshape", "permute", "transpose", "t", "unsqueeze", "squeeze"),
+    *("expand", "clone", "alias", "slice", "select", "_to_copy", "detach", "contiguous", "full"),
+    *("scalar_tensor", "lift_fresh_copy", "split", "split_with_sizes", "unbind", "flatten"),
+    *("arange", "empty", "copy", "constant_pad_nd", "as_strided", "sym_size", "view_of"),
+}
+_CONTRACTIONS = {"mm", "bmm", "addmm", "baddbmm", "convolution", "conv2d", "matmul", "linear"}
+_BIAS = {"add", "mul"}
+_ACTIVATIONS = (
+    *("relu", "relu6", "silu", "gelu", "hardswish", "hardsigmoid", "hardtanh", "leaky_relu"),
+    *("elu", "selu", "celu", "mish", "softplus", "softsign", "logsigmoid", "tanh", "sigmoid"),
+    *("glu", "hardshrink", "softshrink"),
+)
+_WITH_A_SCALAR = (
+    *("add", "sub", "rsub", "mul", "div", "pow", "eq", "ne", "lt", "le", "gt", "ge"),
+    *("remainder", "fmod", "floor_divide", "clamp_min", "clamp_max"),
+)
+_REDUCTIONS = ("sum", "mean", "amax", "amin", "any", "all", "prod", "argmax")
+_IGNORED = ("_assert", "sym_constrain", "aten.sym_")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compiler:
+    """What the tables need of a compiler: its lowerings, and what it does before them."""
+
+    target: str
+    lowered: frozenset[str]
+    decomposed: frozenset[str]
+    decompose: Callable[[ExportedProgram], ExportedProgram]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What became of one operator; parts: what it became, or what of it has no lowering."""
+
+    support: str
+    parts: tuple[str, ...] = ()
+
+
+def litert_compiler() -> Compiler:
+    """litert-torch: its registry, and its two rounds of decomposition."""
+    from litert_torch import fx_infra
+    from litert_torch.backend import lowerings
+
+    def decompose(program: ExportedProgram) -> ExportedProgram:
+        for table in (fx_infra.decomp.pre_convert_decomp(), fx_infra.decomp.pre_lower_decomp()):
+            program = fx_infra.safe_run_decompositions(program, table, can_skip=False)
+        return program
+
+    registered = lowerings.registry.global_registry.registered_ops
+    first, second = fx_infra.decomp.pre_convert_decomp(), fx_infra.decomp.pre_lower_decomp()
+    return Compiler(
+        target="litert",
+        lowered=_names(registered),
+        decomposed=_names(first) | _names(second),
+        decompose=decompose,
+    )
+
+
+def onnx_compiler() -> Compiler:
+    """torch.onnx with torchlib: its registry, and its decomposition of the rest."""
+    from torch.onnx._internal.exporter import _decomp, _fx_passes, _registration
+
+    registry = _registration.ONNXRegistry.from_torchlib()
+    real = {
+        metas[0].fx_target
+        for metas in registry.functions.values()
+        if not all(meta.is_complex for meta in metas)
+    }
+    table = _decomp.create_onnx_friendly_decomposition_table(
+        set(_decomp.get_onnx_implemented_overloads(registry))
+    )
+
+    def decompose(program: ExportedProgram) -> ExportedProgram:
+        return _fx_passes.decompose_with_registry(program, registry)
+
+    return Compiler(
+        target="onnx", lowered=_names(real), decomposed=_names(table), decompose=decompose
+    )
+
+
+def _names(operators: Any) -> frozenset[str]:
+    names = {str(item) for item in operators if isinstance(item, torch._ops.OpOverload)}
+    return frozenset(name for name in names if _is_listed(name))
+
+
+def _is_listed(name: str) -> bool:
+    """Whether an operator can stand in an exported graph of inference."""
+    space, base, overload = [*name.split("."), "", ""][:3]
+    is_out = overload == "out" or overload.endswith("_out")
+    return space == "aten" and not is_out and "backward" not in base
+
+
+class _Call(torch.nn.Module):
+    """One operator of the database on one sample, as a module that can be exported."""
+
+    def __init__(
+        self, function: Callable[..., Any], rest: tuple[Any, ...], named: dict[str, Any]
+    ) -> None:
+        super().__init__()
+        self.function, self.rest, self.named = function, rest, named
+
+    def forward(self, first: torch.Tensor) -> Any:
+        """The operator on its first argument; the others are constants of the graph."""
+        return self.function(first, *self.rest, **self.named)
+
+
+def programs() -> Iterator[ExportedProgram]:
+    """Small exported graphs: the samples of torch's database, then layers that it lacks."""
+    for info in _operator_database():
+        if not info.supports_dtype(torch.float32, "cpu"):
+            continue
+        samples = info.sample_inputs("cpu", torch.float32, requires_grad=False)
+        for _, sample in zip(range(SAMPLES_AN_OPERATOR), samples, strict=False):
+            if isinstance(sample.input, torch.Tensor):
+                yield from _export(_Call(info.op, sample.args, sample.kwargs), sample.input)
+    for function, first in _layers():
+        yield from _export(_Call(function, (), {}), first)
+
+
+def _operator_database() -> list[Any]:
+    # The database's module imports a snapshot library for the tests in it, which none is run of.
+    stand_in = types.ModuleType("expecttest")
+    stand_in.TestCase = unittest.TestCase  # type: ignore[attr-defined]
+    sys.modules.setdefault("expecttest", stand_in)
+    from torch.testing._internal.common_methods_invocations import op_db
+
+    return list(op_db)
+
+
+def _with_a_scalar(function: Callable[..., Any], first: torch.Tensor) -> Any:
+    return function(first, 2.0)
+
+
+def _layers() -> list[tuple[Callable[..., Any], torch.Tensor]]:
+    nn = torch.nn
+    image, sequence = torch.rand(2, 4, 8, 8), torch.rand(2, 5, 8)
+    attention = nn.MultiheadAttention(8, 2, batch_first=True).eval()
+    modules: list[tuple[Any, torch.Tensor]] = [
+        (nn.Conv2d(4, 4, 3, padding=1), image),
+        (nn.Conv2d(4, 4, 3, padding="same"), image),
+        (nn.Conv2d(4, 4, 3, groups=4), image),
+        (nn.ConvTranspose2d(4, 4, 2, stride=2), image),
+        (nn.BatchNorm2d(4), image),
+        (nn.BatchNorm1d(5), sequence),
+        (nn.GroupNorm(2, 4), image),
+        (nn.InstanceNorm2d(4), image),
+        (nn.LayerNorm(8), sequence),
+        (nn.RMSNorm(8), sequence),
+        (nn.LSTM(8, 4, batch_first=True), sequence),
+        (nn.GRU(8, 4, batch_first=True), sequence),
+        (nn.RNN(8, 4, batch_first=True), sequence),
+        (lambda x: attention(x, x, x), sequence),
+        (nn.Dropout(), sequence),
+        (nn.Flatten(), image),
+        (nn.AdaptiveAvgPool2d(1), image),
+        (nn.AdaptiveAvgPool2d((3, 3)), image),
+        (nn.Upsample(scale_factor=2), image),
+        (nn.Upsample(scale_factor=2, mode="bilinear"), image),
+        (nn.Upsample(size=(16, 16), mode="bilinear", align_corners=True), image),
+        (nn.Upsample(scale_factor=2, mode="bicubic"), image),
+        (lambda x: torch.einsum("bij,bkj->bik", x, x), sequence),
+        (lambda x: nn.functional.scaled_dot_product_attention(x, x, x), sequence),
+        (lambda x: x[:, 1:, ::2], sequence),
+        (lambda x: x[:, -1], sequence),
+        (lambda x: torch.cat([x, x], 1), sequence),
+        (lambda x: torch.stack([x, x], 1), sequence),
+        (lambda x: x.chunk(2, -1), sequence),
+        (lambda x: x.split(4, -1), sequence),
+        (lambda x: x.unbind(1), sequence),
+        (lambda x: x.size(0) * x, sequence),
+        (lambda x: torch.arange(5) + x.to(torch.int64)[0, 0, 0], sequence),
+        (lambda x: torch.ones_like(x) + torch.zeros_like(x), sequence),
+        (lambda x: x.to(torch.int32).to(torch.float32), sequence),
+        (lambda x: x.type_as(x.int()), sequence),
+    ]
+    modules += [(getattr(nn.functional, name), image) for name in _ACTIVATIONS]
+    for name in _WITH_A_SCALAR:
+        modules.append((functools.partial(_with_a_scalar, getattr(torch, name)), sequence))
+    for name in _REDUCTIONS:
+        reduction = getattr(torch, name)
+        modules += [(reduction, sequence), (functools.partial(reduction, dim=1), sequence)]
+    for module, _ in modules:
+        if isinstance(module, torch.nn.Module):
+            module.eval()
+    return modules
+
+
+def _export(call: _Call, first: torch.Tensor) -> Iterator[ExportedProgram]:
+    with contextlib.suppress(Exception):  # a sample that torch cannot export tells us nothing
+        yield torch.export.export(call.eval(), (first,))
+
+
+def operators_of(program: ExportedProgram) -> list[str]:
+    """The operators of a graph, without checks and sizes."""
+    names = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    return [
+        name
+        for name in names
+        if name.startswith("aten.") and not name.startswith(_IGNORED) and "_assert" not in name
+    ]
+
+
+def judge(compiler: Compiler, before: str, program: ExportedProgram) -> Finding:
+    """What becomes of a graph of a single operator."""
+    if before in compiler.lowered and before not in compiler.decomposed:
+        return Finding(support="native")
+    if before not in compiler.lowered | compiler.decomposed and not _can_be_traced_away(before):
+        return Finding(support="unsupported", parts=(before,))
+    try:
+        after = operators_of(compiler.decompose(program))
+    except Exception as wrong:  # noqa: BLE001 - whatever a decomposition raises, it did not work
+        return Finding(support="unsupported", parts=(f"{type(wrong).__name__} in decomposition",))
+    missing = sorted({name for name in after if name not in compiler.lowered})
+    if missing:
+        return Finding(support="unsupported", parts=tuple(missing))
+    if before in after or _is_single(after):
+        return Finding(support="native")
+    return Finding(support="fallback", parts=tuple(sorted(set(after))))
+
+
+def _can_be_traced_away(name: str) -> bool:
+    """Whether tracing alone replaces an operator: composite ones, and those that write in place."""
+    _, base, overload = name.split(".")
+    operator = getattr(getattr(torch.ops.aten, base), overload)
+    return base.endswith("_") or torch._C._dispatch_has_kernel_for_dispatch_key(
+        operator.name(), "CompositeImplicitAutograd"
+    )
+
+
+def _is_single(operators: list[str]) -> bool:
+    kernels = [name.split(".")[1] for name in operators if name.split(".")[1] not in _MOVES]
+    contractions = [name for name in kernels if name in _CONTRACTIONS]
+    if len(contractions) == 1 and set(kernels) <= {*contractions, *_BIAS}:
+        return True
+    return len(kernels) <= 1
+
+
+def survey(compilers: list[Compiler]) -> dict[str, dict[str, Finding]]:
+    """By target and operator, the best that any sample showed."""
+    order = ("native", "fallback", "unsupported")
+    found: dict[str, dict[str, Finding]] = {item.target: {} for item in compilers}
+    for program in programs():
+        before = sorted(set(operators_of(program)))
+        if len(before) != 1:
+            continue
+        for compiler in compilers:
+            known = found[compiler.target].get(before[0])
+            if known is not None and known.support != "unsupported":
+                continue
+            new = judge(compiler, before[0], program)
+            if known is None or order.index(new.support) < order.index(known.support):
+                found[compiler.target][before[0]] = new
+    for compiler in compilers:
+        complete(compiler, found[compiler.target])
+    return found
+
+
+def complete(compiler: Compiler, found: dict[str, Finding]) -> None:
+    """Add what no sample showed: lowerings, and the in-place forms of what is known."""
+    for name in compiler.lowered:
+        if name not in found:
+            is_first = name not in compiler.decomposed
+            found[name] = Finding(support="native" if is_first else "fallback")
+    for name in sorted(_all_in_place()):
+        base, _, overload = name.removeprefix("aten.").partition(".")
+        functional = f"aten.{base[:-1]}.{overload}"
+        if name not in found and functional in found:
+            found[name] = found[functional]
+
+
+def _all_in_place() -> set[str]:
+    names = set()
+    for full in torch._C._dispatch_get_all_op_names():
+        space, _, rest = full.partition("::")
+        base, _, overload = rest.partition(".")
+        if space == "aten" and base.endswith("_") and not base.endswith("__"):
+            names.add(f"aten.{base}.{overload or 'default'}")
+    return names
+
+
+def render(found: dict[str, Finding]) -> str:
+    """The text of operators.toml."""
+    lines = [
+        "# Which PyTorch operators this target takes; an operator in no list is unsupported.",
+        "# Written by scripts/make_operator_tables.py from the installed compiler; do not edit.",
+        "schema = 1",
+    ]
+    for support in ("native", "fallback", "unsupported"):
+        names = sorted(name for name, item in found.items() if item.support == support)
+        lines += ["", f"{support} = [", *(f'  "{name}",' for name in names), "]"]
+    lines += ["", "[notes]"]
+    for name in sorted(found):
+        if found[name].parts:
+            verb = "becomes" if found[name].support == "fallback" else "no lowering for"
+            parts = [
+                part.removeprefix("aten.").removesuffix(".default") for part in found[name].parts
+            ]
+            shown = ", ".join(parts[:6]) + (f" and {len(parts) - 6} more" if len(parts) > 6 else "")
+            lines.append(f'"{name}" = "{verb} {shown}"')
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Write or compare both tables; 1 when a committed table is not what the compilers say."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="compare, write nothing")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
+    torch.manual_seed(0)
+    differences = 0
+    # ONNX first: litert-torch's decomposition writes into the graph that it reads.
+    with contextlib.redirect_stdout(io.StringIO()):  # its progress lines
+        tables = survey([onnx_compiler(), litert_compiler()])
+    for target, found in sorted(tables.items()):
+        path = ROOT / "targets" / target / "operators.toml"
+        text = render(found)
+        if arguments.check:
+            is_same = path.is_file() and path.read_text(encoding="utf-8") == text
+            differences += not is_same
+            print(f"{path.relative_to(ROOT)}: {'as committed' if is_same else 'DIFFERS'}")
+        else:
+            path.write_text(text, encoding="utf-8")
+            print(f"{path.relative_to(ROOT)}: {len(found)} operators")
+    return 1 if differences else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

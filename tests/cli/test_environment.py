@@ -1,0 +1,219 @@
+"""doctor, toolchain, cache, devices and targets."""
+
+import json
+
+import pytest
+
+from edgekit.core.progress import Reporter
+from edgekit.store import Store
+
+ODD_TARGET = """
+schema = 1
+name = "odd"
+title = "A target that nobody has"
+format = "tflite"
+suffix = ".odd"
+compiler = "litert"
+runtime = "litert"
+runtime_package = "ai-edge-litert"
+minimum_runtime_version = "2.1.0"
+
+[toolchain]
+requirements = ["no-such-package-of-edgekit==1.0"]
+"""
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """A cache with two results; the first one is the longest unused."""
+    import os
+
+    keys = ("a" * 64, "b" * 64)
+    with Store() as store:
+        for index, key in enumerate(keys):
+
+            def produce(out):
+                (out / "file.bin").write_bytes(b"x" * 10_000)
+                return {}
+
+            store.fill(key, produce, reporter=Reporter(stage=f"stage{index}"))
+            record = tmp_path / "cache" / "results" / key / "result.json"
+            os.utime(record, (1_000_000 + index, 1_000_000 + index))
+    return keys
+
+
+def test_cache_list_shows_stages_and_what_they_take(stored, command):
+    found = command("cache", "list")
+    lines = found.out.splitlines()
+    assert [line.split()[0] for line in lines[2:4]] == ["stage0", "stage1"]
+    assert "1970-01-12" in lines[2]
+    assert lines[-1].startswith("2 results, 2")
+
+
+def test_cache_list_in_json_has_whole_keys(stored, command, tmp_path):
+    found = json.loads(command("cache", "list", "--json").out)
+    assert tuple(item["key"] for item in found["entries"]) == stored
+    assert found["root"] == str(tmp_path / "cache")
+    assert found["bytes"] > 20_000
+
+
+def test_an_empty_cache_is_said_in_one_line(command):
+    assert command("cache", "list").out.startswith("0 results, 0 B in ")
+
+
+def test_cache_bound_removes_the_longest_unused_first(stored, command):
+    found = command("cache", "bound", "15 kB", "--json")
+    assert 10_000 < json.loads(found.out)["freed_bytes"] < 20_000
+    with Store() as store:
+        assert [item.key for item in store.entries()] == [stored[1]]
+
+
+@pytest.mark.parametrize("size", ["15 apples", "-1", "1.5"])
+def test_cache_bound_wants_bytes(size, command):
+    found = command("cache", "bound", "--", size)
+    assert found.code == 2
+    assert "allowed" in found.err or "write a number" in found.err
+
+
+def test_cache_bound_takes_a_plain_number_as_bytes(stored, command):
+    assert command("cache", "bound", "0").code == 0
+    with Store() as store:
+        assert store.entries() == ()
+
+
+def test_cache_clear_removes_everything(stored, command):
+    assert "freed 2" in command("cache", "clear").out
+    with Store() as store:
+        assert store.size_bytes() == 0
+
+
+def test_doctor_lists_packages_and_always_ends_with_0(command):
+    import importlib.metadata
+
+    found = command("doctor")
+    assert found.code == 0
+    assert importlib.metadata.version("onnxruntime") in found.out
+    assert "C compiler" in found.out
+
+
+def test_doctor_in_json_has_facts_and_checks(command):
+    found = json.loads(command("doctor", "--json").out)
+    assert {"facts", "checks", "toolchains"} <= found.keys()
+
+
+@pytest.fixture
+def odd_target(tmp_path, monkeypatch):
+    """A target whose pins nobody meets."""
+    folder = tmp_path / "root" / "targets" / "odd"
+    folder.mkdir(parents=True)
+    (folder / "target.toml").write_text(ODD_TARGET)
+    monkeypatch.setenv("EDGEKIT_PATH", str(tmp_path / "root"))
+
+
+@pytest.mark.usefixtures("odd_target")
+def test_doctor_can_demand_a_target_and_names_the_command(command):
+    found = command("doctor", "--require", "odd")
+    assert found.code == 5
+    assert "edgekit toolchain install odd" in found.err
+
+
+def test_doctor_is_content_with_a_target_that_is_here(command):
+    assert command("doctor", "--require", "onnx").code == 0
+
+
+@pytest.mark.usefixtures("odd_target")
+def test_toolchain_list_says_what_is_missing(command):
+    found = json.loads(command("toolchain", "list", "--json").out)["toolchains"]
+    states = {item["name"]: item["state"] for item in found}
+    assert states["odd"] == "missing"
+    assert states["onnx"] == "used in place"
+    text = " ".join(command("toolchain", "list").out.split())
+    assert "no-such-package-of-edgekit" in text
+
+
+@pytest.mark.usefixtures("odd_target")
+def test_toolchain_install_that_cannot_be_done_ends_with_5(command, monkeypatch):
+    # No index is asked: pip has nowhere to look.
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    assert command("toolchain", "install", "odd").code == 5
+
+
+def test_toolchain_verbs_reach_flow(command, monkeypatch, tmp_path):
+    from edgekit.flow import toolchain
+
+    made = toolchain.UsableToolchain(
+        name="onnx", python=tmp_path / "bin" / "python", versions={}, digest="d"
+    )
+
+    def install(target, *, listener):
+        Reporter(stage="toolchain", listener=listener).progress(f"making {target.name}")
+        return made
+
+    monkeypatch.setattr(toolchain, "install", install)
+    found = command("toolchain", "install", "onnx")
+    assert found.out == f"onnx: {made.python}\n"
+    assert "toolchain: making onnx" in found.err
+    assert json.loads(command("toolchain", "install", "onnx", "--json").out)["digest"] == "d"
+
+
+def test_toolchain_remove_of_nothing_frees_nothing(command):
+    assert command("toolchain", "remove", "onnx").out == "freed 0 B\n"
+    assert json.loads(command("toolchain", "remove", "onnx", "--json").out) == {"freed_bytes": 0}
+
+
+def test_devices_lists_the_generic_ones_among_all(command):
+    found = command("devices")
+    names = [line.split()[0] for line in found.out.splitlines() if line[:1].isalpha()]
+    assert {"phone", "embedded", "edge-server", "laptop"} <= set(names)
+    listed = json.loads(command("devices", "--json").out)["devices"]
+    assert [item["name"] for item in listed] == names[1:]
+
+
+def test_one_device_shows_facts_with_sources_and_limits_with_evidence(command):
+    from edgekit.catalog import load_profile
+
+    profile = load_profile("embedded")
+    text = " ".join(command("devices", "embedded").out.split())
+    assert profile.hardware.architecture.source in text
+    assert "emulator or device" in text
+    assert "training data" in text
+    assert profile.origin in text.replace(" ", "")
+    for limit in profile.limits:
+        assert limit.figure in text
+
+
+def test_a_device_by_path_says_what_it_extends(command, tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('schema = 1\nextends = "phone"\nname = "mine"\ntitle = "My own phone"\n')
+    text = command("devices", path).out
+    assert "My own phone" in text
+    assert "extends" in text
+    assert json.loads(command("devices", path, "--json").out)["extends"] == ["phone"]
+
+
+def test_an_unknown_device_is_an_input_error_with_the_nearest(command):
+    found = command("devices", "fone")
+    assert found.code == 2
+    assert "phone" in found.err
+
+
+def test_targets_are_listed_with_their_state(command):
+    found = json.loads(command("targets", "--json").out)["targets"]
+    states = {item["target"]["name"]: item["toolchain"]["state"] for item in found}
+    assert states["litert"] == states["onnx"] == "used in place"
+    assert "used in place" in command("targets").out
+
+
+def test_one_target_shows_pins_precisions_libraries_and_operators(command):
+    from edgekit.catalog import load_target
+
+    target = load_target("litert")
+    text = " ".join(command("targets", "litert").out.split())
+    for requirement in target.toolchain.requirements:
+        assert requirement in text
+    for library in target.runtime_libraries:
+        assert library.abi in text
+        assert library.version in text
+    assert "native" in text
+    document = json.loads(command("targets", "litert", "--json").out)
+    assert document["target"]["name"] == "litert"
