@@ -38,7 +38,8 @@ _MOVES = {
     *("view", "_unsafe_view", "reshape", "permute", "transpose", "t", "unsqueeze", "squeeze"),
     *("expand", "clone", "alias", "slice", "select", "_to_copy", "detach", "contiguous", "full"),
     *("scalar_tensor", "lift_fresh_copy", "split", "split_with_sizes", "unbind", "flatten"),
-    *("arange", "empty", "copy", "constant_pad_nd", "as_strided", "sym_size", "view_of"),
+    *("arange", "empty", "copy", "constant_pad_nd", "as_strided", "sym_size", "zeros", "ones"),
+    *("contiguous", "type_as", "to", "detach_", "squeeze_", "unsqueeze_", "transpose_", "alias_"),
 }
 _CONTRACTIONS = {"mm", "bmm", "addmm", "baddbmm", "convolution", "conv2d", "matmul", "linear"}
 _BIAS = {"add", "mul"}
@@ -52,6 +53,15 @@ _WITH_A_SCALAR = (
     *("remainder", "fmod", "floor_divide", "clamp_min", "clamp_max"),
 )
 _REDUCTIONS = ("sum", "mean", "amax", "amin", "any", "all", "prod", "argmax")
+# Taken out of the graph by the compilers: litert-torch's safe_run_decompositions takes the first
+# (the others fail there), torch.onnx's remove_assertion_nodes takes all.
+_CHECKS = {
+    "litert": ("_assert_tensor_metadata.default",),
+    "onnx": (
+        *("_assert_tensor_metadata.default", "_assert_scalar.default", "_assert_async.msg"),
+        *("sym_constrain_range.default", "sym_constrain_range_for_size.default"),
+    ),
+}
 _IGNORED = ("_assert", "sym_constrain", "aten.sym_")
 
 
@@ -71,6 +81,15 @@ class Finding:
 
     support: str
     parts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """What is known of one compiler: findings by operator, and what survives decomposition."""
+
+    compiler: Compiler
+    found: dict[str, Finding]
+    survivors: set[str]
 
 
 def litert_compiler() -> Compiler:
@@ -142,7 +161,9 @@ class _Call(torch.nn.Module):
 
 
 def programs() -> Iterator[ExportedProgram]:
-    """Small exported graphs: the samples of torch's database, then layers that it lacks."""
+    """Small exported graphs: layers as networks have them, then torch's samples of everything."""
+    for function, first in _layers():
+        yield from _export(_Call(function, (), {}), first)
     for info in _operator_database():
         if not info.supports_dtype(torch.float32, "cpu"):
             continue
@@ -150,8 +171,6 @@ def programs() -> Iterator[ExportedProgram]:
         for _, sample in zip(range(SAMPLES_AN_OPERATOR), samples, strict=False):
             if isinstance(sample.input, torch.Tensor):
                 yield from _export(_Call(info.op, sample.args, sample.kwargs), sample.input)
-    for function, first in _layers():
-        yield from _export(_Call(function, (), {}), first)
 
 
 def _operator_database() -> list[Any]:
@@ -197,6 +216,10 @@ def _layers() -> list[tuple[Callable[..., Any], torch.Tensor]]:
         (nn.Upsample(scale_factor=2, mode="bicubic"), image),
         (lambda x: torch.einsum("bij,bkj->bik", x, x), sequence),
         (lambda x: nn.functional.scaled_dot_product_attention(x, x, x), sequence),
+        (lambda x: x @ x.transpose(1, 2), sequence),
+        (lambda x: torch.bmm(x, x.transpose(1, 2)), sequence),
+        (lambda x: x[0] @ x[0].t(), sequence),
+        (lambda x: x.permute(0, 2, 1).contiguous().view(2, -1), sequence),
         (lambda x: x[:, 1:, ::2], sequence),
         (lambda x: x[:, -1], sequence),
         (lambda x: torch.cat([x, x], 1), sequence),
@@ -237,22 +260,31 @@ def operators_of(program: ExportedProgram) -> list[str]:
     ]
 
 
-def judge(compiler: Compiler, before: str, program: ExportedProgram) -> Finding:
+def judge(survey: Survey, before: str, program: ExportedProgram) -> Finding:
     """What becomes of a graph of a single operator."""
+    compiler = survey.compiler
     if before in compiler.lowered and before not in compiler.decomposed:
         return Finding(support="native")
     if before not in compiler.lowered | compiler.decomposed and not _can_be_traced_away(before):
         return Finding(support="unsupported", parts=(before,))
-    try:
-        after = operators_of(compiler.decompose(program))
-    except Exception as wrong:  # noqa: BLE001 - whatever a decomposition raises, it did not work
-        return Finding(support="unsupported", parts=(f"{type(wrong).__name__} in decomposition",))
+    after = decomposed_operators(compiler, program)
+    if after is None:
+        return Finding(support="unsupported", parts=("its decomposition, which fails",))
+    survey.survivors.update(after)
     missing = sorted({name for name in after if name not in compiler.lowered})
     if missing:
         return Finding(support="unsupported", parts=tuple(missing))
     if before in after or _is_single(after):
         return Finding(support="native")
     return Finding(support="fallback", parts=tuple(sorted(set(after))))
+
+
+def decomposed_operators(compiler: Compiler, program: ExportedProgram) -> list[str] | None:
+    """The operators that the compiler would lower; None where decomposition fails."""
+    try:
+        return operators_of(compiler.decompose(program))
+    except Exception:  # noqa: BLE001 - whatever a decomposition raises, it did not work
+        return None
 
 
 def _can_be_traced_away(name: str) -> bool:
@@ -265,44 +297,72 @@ def _can_be_traced_away(name: str) -> bool:
 
 
 def _is_single(operators: list[str]) -> bool:
-    kernels = [name.split(".")[1] for name in operators if name.split(".")[1] not in _MOVES]
+    kernels = [name.split(".")[1] for name in operators if not _is_move(name)]
     contractions = [name for name in kernels if name in _CONTRACTIONS]
     if len(contractions) == 1 and set(kernels) <= {*contractions, *_BIAS}:
         return True
     return len(kernels) <= 1
 
 
-def survey(compilers: list[Compiler]) -> dict[str, dict[str, Finding]]:
+def survey_all(compilers: list[Compiler]) -> dict[str, dict[str, Finding]]:
     """By target and operator, the best that any sample showed."""
-    order = ("native", "fallback", "unsupported")
-    found: dict[str, dict[str, Finding]] = {item.target: {} for item in compilers}
+    surveys = [Survey(compiler=item, found={}, survivors=set()) for item in compilers]
     for program in programs():
         before = sorted(set(operators_of(program)))
-        if len(before) != 1:
-            continue
-        for compiler in compilers:
-            known = found[compiler.target].get(before[0])
-            if known is not None and known.support != "unsupported":
-                continue
-            new = judge(compiler, before[0], program)
-            if known is None or order.index(new.support) < order.index(known.support):
-                found[compiler.target][before[0]] = new
-    for compiler in compilers:
-        complete(compiler, found[compiler.target])
-    return found
+        for survey in surveys:
+            if len(before) == 1:
+                _survey_one(survey, before[0], program)
+            else:
+                _survey_many(survey, before, program)
+    for survey in surveys:
+        _complete(survey)
+    return {survey.compiler.target: survey.found for survey in surveys}
 
 
-def complete(compiler: Compiler, found: dict[str, Finding]) -> None:
-    """Add what no sample showed: lowerings, and the in-place forms of what is known."""
-    for name in compiler.lowered:
-        if name not in found:
-            is_first = name not in compiler.decomposed
-            found[name] = Finding(support="native" if is_first else "fallback")
-    for name in sorted(_all_in_place()):
+def _survey_one(survey: Survey, operator: str, program: ExportedProgram) -> None:
+    order = ("native", "fallback", "unsupported")
+    known = survey.found.get(operator)
+    if known is not None and known.support == "native":
+        return
+    new = judge(survey, operator, program)
+    if known is None or order.index(new.support) < order.index(known.support):
+        survey.found[operator] = new
+
+
+def _survey_many(survey: Survey, operators: list[str], program: ExportedProgram) -> None:
+    """All operators of a graph that can be lowered are supported, each at least by falling back."""
+    unknown = [name for name in operators if name not in survey.found]
+    if not unknown:
+        return
+    after = decomposed_operators(survey.compiler, program)
+    if after is None or not survey.compiler.lowered.issuperset(after):
+        return
+    survey.survivors.update(after)
+    parts = tuple(sorted(set(after)))
+    for name in unknown:
+        if _is_move(name) or name in after:
+            survey.found[name] = Finding(support="native")
+        else:
+            survey.found[name] = Finding(support="fallback", parts=parts)
+
+
+def _complete(survey: Survey) -> None:
+    """Add what no sample showed: lowerings, checks, and the in-place forms of what is known."""
+    compiler, found = survey.compiler, survey.found
+    for name in compiler.lowered - found.keys():
+        is_own = name not in compiler.decomposed or name in survey.survivors or _is_move(name)
+        found[name] = Finding(support="native" if is_own else "fallback")
+    for check in _CHECKS[compiler.target]:
+        found[f"aten.{check}"] = Finding(support="native")
+    for name in sorted(_all_in_place() - found.keys()):
         base, _, overload = name.removeprefix("aten.").partition(".")
         functional = f"aten.{base[:-1]}.{overload}"
-        if name not in found and functional in found:
+        if functional in found:
             found[name] = found[functional]
+
+
+def _is_move(name: str) -> bool:
+    return name.split(".")[1] in _MOVES
 
 
 def _all_in_place() -> set[str]:
@@ -348,7 +408,7 @@ def main() -> int:
     differences = 0
     # ONNX first: litert-torch's decomposition writes into the graph that it reads.
     with contextlib.redirect_stdout(io.StringIO()):  # its progress lines
-        tables = survey([onnx_compiler(), litert_compiler()])
+        tables = survey_all([onnx_compiler(), litert_compiler()])
     for target, found in sorted(tables.items()):
         path = ROOT / "targets" / target / "operators.toml"
         text = render(found)

@@ -10,6 +10,7 @@ Both sides of a ratio take turns, so that a busy machine disturbs them alike; th
 fastest runs, and of the medians. Run: ``python benchmarks/overhead/run.py [--quick]``.
 """
 
+# ruff: noqa: PLC0415 -- the measured process imports what it measures, when it does
 import argparse
 import contextlib
 import json

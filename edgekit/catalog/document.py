@@ -4,6 +4,7 @@ import hashlib
 import stat
 import tomllib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +15,53 @@ from edgekit.core.errors import ProfileError
 MAX_FILE_BYTES = 1_000_000
 
 
+# Deeper than any table of a profile; what reads the values may then recurse without care.
+MAX_DEPTH = 40
+
+
+class Source:
+    """The text of one file; where its keys stand is looked up only when somebody asks."""
+
+    def __init__(self, name: str, text: str) -> None:
+        self.name = name
+        self._text = text
+
+    @cached_property
+    def _lines(self) -> dict[KeyPath, int]:
+        return key_lines(self._text)
+
+    def where(self, path: KeyPath) -> str:
+        """``phone.toml:12``: the line of a key, or of the nearest table around it."""
+        while path and path not in self._lines:
+            path = path[:-1]
+        return f"{self.name}:{self._lines.get(path, 1)}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
     """A value of a TOML file and where it stands.
 
-    value: a scalar, a list of nodes or a dict of nodes. where: ``phone.toml:12``. label: the value
-    as a message names it (``[hardware]``, ``'ram' in [hardware]``).
+    value: a scalar, a list of nodes or a dict of nodes.
     """
 
     value: Any
-    where: str
-    label: str
+    path: KeyPath
+    source: Source
 
     @property
     def is_table(self) -> bool:
         """Whether this is a table."""
         return isinstance(self.value, dict)
+
+    @property
+    def where(self) -> str:
+        """File and line, as messages begin."""
+        return self.source.where(self.path)
+
+    @property
+    def label(self) -> str:
+        """The value as a message names it: ``[hardware]``, ``'ram' in [hardware]``."""
+        return _label(self.path, is_table=self.is_table)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,12 +89,11 @@ def read_document(path: Path, *, name: str) -> Document:
         ) from wrong
     try:
         table = tomllib.loads(text)
-        lines = key_lines(text)
     except RecursionError as deep:
         raise ProfileError(f"{name}: tables or lists are nested too deeply") from deep
     except ValueError as wrong:  # TOMLDecodeError, and Python's own limit on digits
         raise ProfileError(f"{name}: not valid TOML: {wrong}") from wrong
-    root = _locate(table, (), lines, f"{name}:1", name)
+    root = _locate(table, (), Source(name, text))
     return Document(path=path, root=root, digest=hashlib.sha256(content).hexdigest())
 
 
@@ -83,21 +114,14 @@ def _read_bytes(path: Path) -> bytes:
     return content
 
 
-def _locate(
-    value: Any, path: KeyPath, lines: dict[KeyPath, int], parent: str, file_name: str
-) -> Node:
-    where = f"{file_name}:{lines[path]}" if path in lines else parent
-    label = _label(path, is_table=isinstance(value, dict))
+def _locate(value: Any, path: KeyPath, source: Source) -> Node:
+    if len(path) > MAX_DEPTH:
+        raise ProfileError(f"{source.name}: tables or lists are nested too deeply")
     if isinstance(value, dict):
-        value = {
-            key: _locate(item, (*path, key), lines, where, file_name) for key, item in value.items()
-        }
+        value = {key: _locate(item, (*path, key), source) for key, item in value.items()}
     elif isinstance(value, list):
-        value = [
-            _locate(item, (*path, index), lines, where, file_name)
-            for index, item in enumerate(value)
-        ]
-    return Node(value=value, where=where, label=label)
+        value = [_locate(item, (*path, index), source) for index, item in enumerate(value)]
+    return Node(value=value, path=path, source=source)
 
 
 def _label(path: KeyPath, *, is_table: bool) -> str:

@@ -120,13 +120,13 @@ def _merge(child: Node, parent: Node) -> Node:
             merged[key] = _merge_table(item, merged[key], is_limits=key == "limits")
         else:
             merged[key] = item
-    return Node(value=merged, where=child.where, label=child.label)
+    return Node(value=merged, path=child.path, source=child.source)
 
 
 def _without_assumptions(hardware: Node) -> Node:
     """What a generic profile assumes (memory, cores) is no fact of a real device."""
     kept = {key: item for key, item in any_table(hardware).items() if key not in OPTIONAL_FACTS}
-    return Node(value=kept, where=hardware.where, label=hardware.label)
+    return Node(value=kept, path=hardware.path, source=hardware.source)
 
 
 def _merge_table(child: Node, parent: Node, *, is_limits: bool) -> Node:
@@ -137,13 +137,13 @@ def _merge_table(child: Node, parent: Node, *, is_limits: bool) -> Node:
             merged[key] = _merge_limit(item, merged[key])
         else:
             merged[key] = item
-    return Node(value=merged, where=child.where, label=child.label)
+    return Node(value=merged, path=child.path, source=child.source)
 
 
 def _merge_limit(child: Node, parent: Node) -> Node:
     dropped = BOUNDS if any(key in child.value for key in BOUNDS) else ()
     kept = {key: item for key, item in parent.value.items() if key not in dropped}
-    return Node(value={**kept, **child.value}, where=child.where, label=child.label)
+    return Node(value={**kept, **child.value}, path=child.path, source=child.source)
 
 
 def _convert(root: Node, chain: _Chain) -> DeviceProfile:

@@ -1,20 +1,21 @@
-"""How a command line ends that did not end well: what is said, where, and the exit code."""
+"""How a command line ends that did not end well: what is said, where, and the exit code.
 
-import json
+Every command imports this, and hardly one ends badly: what only a bad end needs is imported there.
+"""
+
 import os
-import platform
-import shlex
 import sys
-import tempfile
-import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgekit import __version__
 from edgekit.core.errors import EdgekitError, Interrupted
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 EXPECTED = (EdgekitError, click.ClickException, click.Abort, KeyboardInterrupt)
 INTERRUPTED = (
@@ -45,7 +46,7 @@ def report_failure(error: BaseException, arguments: Sequence[str]) -> int:
     error = _as_interrupted(error)
     code = _exit_code(error)
     if wants_json(arguments):
-        click.echo(json.dumps({"error": error_plain(error)}, indent=2, ensure_ascii=False))
+        click.echo(_json({"error": error_plain(error)}))
         return code
     if isinstance(error, click.UsageError) and error.ctx is not None:
         click.echo(error.ctx.get_usage(), err=True)
@@ -53,6 +54,12 @@ def report_failure(error: BaseException, arguments: Sequence[str]) -> int:
     word = "interrupted" if code == Interrupted.exit_code else "error"
     click.echo(f"{word}: {message_of(error).removeprefix('interrupted; ')}", err=True)
     return code
+
+
+def _json(document: dict[str, Any]) -> str:
+    import json
+
+    return json.dumps(document, indent=2, ensure_ascii=False)
 
 
 def error_plain(error: BaseException) -> dict[str, str | int]:
@@ -106,12 +113,17 @@ def defect_hook(arguments: Sequence[str]) -> ExceptHook:
     """
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        import traceback
+
+        if issubclass(kind, KeyboardInterrupt):
+            report_failure(error, arguments)
+            return
         path = _save_trace(kind, error, trace)
         summary = "".join(traceback.format_exception_only(error)).strip()
         if wants_json(arguments):
             plain = {"type": kind.__name__, "message": summary, "exit_code": 1}
             plain["traceback"] = str(path)
-            sys.stdout.write(json.dumps({"error": plain}, indent=2) + "\n")
+            sys.stdout.write(_json({"error": plain}) + "\n")
         sys.stderr.write(_defect_text(summary, path, arguments))
 
     return hook
@@ -119,14 +131,21 @@ def defect_hook(arguments: Sequence[str]) -> ExceptHook:
 
 def _save_trace(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> Path:
+) -> "Path":
+    import tempfile
+    import traceback
+    from pathlib import Path
+
     handle, name = tempfile.mkstemp(prefix="edgekit-defect-", suffix=".txt")
     with os.fdopen(handle, "w", errors="backslashreplace") as file:
         file.write("".join(traceback.format_exception(kind, error, trace)))
     return Path(name)
 
 
-def _defect_text(summary: str, path: Path, arguments: Sequence[str]) -> str:
+def _defect_text(summary: str, path: "Path", arguments: Sequence[str]) -> str:
+    import platform
+    import shlex
+
     return (
         f"error: {summary}\n"
         "This is a defect of edgekit, not of your input. Please report it with these lines and "

@@ -6,7 +6,7 @@ meaning hangs on it. Values are wrapped, never cut.
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Any, NoReturn, TextIO
 
@@ -29,18 +29,21 @@ def console_for(stream: TextIO) -> Console:
 
 
 def say(*renderables: RenderableType) -> None:
-    """Print results on stdout."""
+    """Print results on stdout; a plain string is one line, however long it is."""
     console = console_for(sys.stdout)
     if console.is_terminal:
-        for item in renderables:
-            console.print(item)
+        _print(console, renderables)
         return
     with console.capture() as captured:
-        for item in renderables:
-            console.print(item)
+        _print(console, renderables)
     # Tables are padded to their width, which only gets in the way of grep and diff.
     for line in captured.get().splitlines():
         click.echo(line.rstrip())
+
+
+def _print(console: Console, renderables: Iterable[RenderableType]) -> None:
+    for item in renderables:
+        console.print(item, soft_wrap=isinstance(item, str))
 
 
 def say_json(value: Any) -> None:

@@ -117,7 +117,7 @@ def _split(text: str, names: Sequence[str]) -> tuple[str, str]:
 
 
 def _rows(paths: Mapping[str, Path], *, label: str) -> Iterator[RawSample]:
-    from edgekit.data.preprocess import load_array
+    from edgekit.data.files import load_array
 
     arrays = {name: load_array(path, where=str(path)) for name, path in paths.items()}
     counts = {len(array) if array.ndim else 0 for array in arrays.values()}

@@ -156,8 +156,11 @@ def fit_view(lines: tuple[FitLine, ...]) -> Iterator[RenderableType]:
 
 
 def _brief(figures: tuple[Figure, ...]) -> str:
+    """The estimates that say whether a model fits, which are bytes; the plan has all of them."""
     return ", ".join(
-        f"{item.name} {figure_value(item)}" for item in figures if item.value is not None
+        f"{item.name} {format_bytes(item.value)}"
+        for item in figures
+        if item.value is not None and item.unit == "bytes"
     )
 
 

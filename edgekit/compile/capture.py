@@ -17,7 +17,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from edgekit.compile.facts import facts_of
-from edgekit.compile.flat import flatten_interface
+from edgekit.compile.flat import flatten_interface, flatten_program
 from edgekit.compile.program import PROGRAM, load_program, load_state, save_program
 from edgekit.core.contract import Contract, InputContract, OutputContract
 from edgekit.core.errors import CompileError, WorkloadError
@@ -63,7 +63,11 @@ def capture(workload: Workload, out: Path, reporter: Reporter) -> Captured:
     sample = sample_inputs(
         ((kind.element_shape, kind.dtype) for kind in workload.inputs.values()), batch
     )
-    flat = flatten_interface(model, tuple(workload.inputs), tuple(workload.outputs))
+    names = tuple(workload.inputs), tuple(workload.outputs)
+    is_program = isinstance(workload.model, ExportedProgram)
+    flat = (
+        flatten_program(workload.model, *names) if is_program else flatten_interface(model, *names)
+    )
     outputs = _run(flat, sample, workload)
     contract = _contract(workload, outputs, batch)
     with _quiet():

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import operator
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -44,7 +44,9 @@ def facts_of(program: ExportedProgram, *, batch: int) -> ModelFacts:
     parameters = dict(program.named_parameters())
     weights = {**dict(program.named_buffers()), **parameters}
     layers = tuple(_layers(program, batch))
-    macs = sum(layer.macs for layer in layers) + sum(_product_macs(node) // batch for node in calls)
+    kept = _weight_shapes(program)
+    products = sum(_product_macs(node, kept) for node in calls) // batch
+    macs = sum(layer.macs for layer in layers) + products
     return ModelFacts(
         family=_family(calls, layers, macs),
         parameters=sum(value.numel() for value in parameters.values()),
@@ -181,7 +183,7 @@ def _columns(node: Node, weight: tuple[int, ...]) -> int:
     return weight[1] if short_name(node) == "linear" else weight[-2]
 
 
-def _product_macs(node: Node) -> int:
+def _product_macs(node: Node, weights: Collection[str]) -> int:
     """Multiply-accumulates of products between two activations: matmul and attention."""
     name = short_name(node)
     if name == "scaled_dot_product_attention":
@@ -190,7 +192,7 @@ def _product_macs(node: Node) -> int:
         return pairs * query[-1] + pairs * value[-1]
     if name in _MATMUL:
         left, right = node.all_input_nodes[0], node.all_input_nodes[-1]
-        if left.op != "placeholder" and right.op != "placeholder":
+        if left.name not in weights and right.name not in weights:
             return math.prod(_shape(node)) * _shape(left)[-1]
     return 0
 

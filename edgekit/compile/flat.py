@@ -6,7 +6,12 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.fx import GraphModule
+from torch.fx.graph import CodeGen
+from torch.utils._pytree import tree_leaves, tree_unflatten
 
 from edgekit.core.errors import WorkloadError
 
@@ -39,6 +44,34 @@ def flatten_interface(
     body = {"forward": forward, "__module__": type(model).__module__}
     flat.__class__ = type(type(model).__name__, (type(model),), body)
     return flat
+
+
+def flatten_program(
+    program: ExportedProgram, inputs: tuple[str, ...], outputs: tuple[str, ...]
+) -> nn.Module:
+    """The graph of a program with a flat interface.
+
+    torch.export reads the interface of a graph module from its graph and not from ``forward``, so
+    it is the graph's own inputs and outputs that are put in order.
+    """
+    spec = program.call_spec.out_spec
+    unlifted = program.module()
+    graph = unlifted.graph
+    graph.set_codegen(CodeGen())
+    placeholders = {node.name: node for node in graph.nodes if node.op == "placeholder"}
+    if set(inputs) == set(placeholders):
+        first = next(iter(graph.nodes))
+        for name in inputs:
+            first.prepend(placeholders[name])
+    output = next(node for node in graph.nodes if node.op == "output")
+    flat = tree_leaves(output.args[0])
+    # Numbers in the places of the outputs show which of them each name stands for.
+    numbers = tree_unflatten([torch.tensor(i) for i in range(len(flat))], spec)
+    chosen = select_outputs(numbers, outputs)
+    output.args = (tuple(flat[int(number)] for number in chosen),)
+    module = GraphModule(unlifted, graph)
+    module.training = False
+    return module
 
 
 def _parameter_names(model: nn.Module) -> tuple[str, ...]:

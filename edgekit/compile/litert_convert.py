@@ -2,7 +2,6 @@
 
 import os
 from types import TracebackType
-from typing import Any
 
 from torch.export import Dim, ExportedProgram
 from torch.fx import Node
@@ -11,6 +10,19 @@ from edgekit.compile.capture import BATCH_AXIS, MODEL_ERRORS, first_line
 from edgekit.compile.facts import module_path
 from edgekit.compile.silence import silence
 from edgekit.core.errors import CompileError, MissingDependencyError
+
+# Importing it writes pages of notices about GPUs to stderr.
+with silence():
+    try:
+        import litert_torch
+        from litert_converter.mlir.ir import MLIRError  # type: ignore[import-untyped]
+        from litert_torch import fx_infra
+        from litert_torch.backend import lowerings
+    except ImportError as missing:
+        raise MissingDependencyError(
+            f"the LiteRT compiler needs litert-torch, which cannot be imported ({missing}): "
+            "pip install 'edgekit[litert]'"
+        ) from missing
 
 _NO_LOWERING = "Lowering not found: "
 
@@ -22,45 +34,47 @@ def convert_program(program: ExportedProgram, *, is_dynamic: bool) -> bytes:
     Raises: CompileError with the operator and its module path.
     """
     os.environ["LITERT_TORCH_SHOW_PROGRESS"] = "n"
+    args = program.example_inputs[0] if program.example_inputs else ()
+    shapes = tuple({0: Dim(BATCH_AXIS, min=1)} for _ in args) if is_dynamic else None
     with silence():
-        litert_torch, converter_error = _import()
-        args = program.example_inputs[0] if program.example_inputs else ()
-        axes = {0: Dim(BATCH_AXIS, min=1)}
-        shapes = tuple(axes for _ in args) if is_dynamic else None
         try:
             model = litert_torch.convert(program.module(), tuple(args), dynamic_shapes=shapes)
             content: bytes = model.model_content()
-        except (*MODEL_ERRORS, converter_error) as error:
+        except (*MODEL_ERRORS, MLIRError) as error:
             raise CompileError(_explain(error, program)) from error
     return content
 
 
-def _import() -> tuple[Any, type[Exception]]:
-    # Not at the top: importing it writes pages of notices about GPUs to stderr.
-    try:
-        import litert_torch  # noqa: PLC0415
-        from litert_converter.mlir import ir  # type: ignore[import-untyped]  # noqa: PLC0415
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"the LiteRT compiler needs litert-torch, which cannot be imported ({error}): "
-            "pip install 'edgekit[litert]'"
-        ) from error
-    return litert_torch, ir.MLIRError
-
-
 def _explain(error: BaseException, program: ExportedProgram) -> str:
-    node = _failing_node(error)
     message = first_line(error)
-    name = message.removeprefix(_NO_LOWERING) if message.startswith(_NO_LOWERING) else ""
-    operator = name or (str(node.target) if node is not None else "")
-    path = _path_of(node, operator, program)
-    if name:
+    if message.startswith(_NO_LOWERING):
+        operator = message.removeprefix(_NO_LOWERING)
+        places = {operator: _path_of(_failing_node(error), operator, program)}
+    else:
+        places = _without_form(program)
+    if places:
+        named = ", ".join(f"{operator}{path}" for operator, path in places.items())
         return (
-            f"LiteRT has no form of the operator {name}{path}; replace it in the model, or build "
-            "for another target (`edgekit plan` lists every operator)"
+            f"LiteRT has no form of the operator {named}; replace it in the model, or build for "
+            "another target (`edgekit plan` lists every operator)"
         )
-    place = f" at {operator}{path}" if operator else ""
+    node = _failing_node(error)
+    place = f" at {node.target}{_path(node)}" if node is not None else ""
     return f"litert-torch cannot convert the model{place}: {type(error).__name__}: {message}"
+
+
+def _without_form(program: ExportedProgram) -> dict[str, str]:
+    """Operators that stay without a lowering once everything was taken apart that can be."""
+    try:
+        apart = program.run_decompositions(fx_infra.decomp.pre_convert_decomp())
+    except MODEL_ERRORS:
+        apart = program
+    found = {}
+    for node in apart.graph.nodes:
+        is_operator = node.op == "call_function" and hasattr(node.target, "_schema")
+        if is_operator and lowerings.lookup(node.target) is None:
+            found[str(node.target)] = _path(node)
+    return found
 
 
 def _failing_node(error: BaseException) -> Node | None:
@@ -77,5 +91,9 @@ def _failing_node(error: BaseException) -> Node | None:
 def _path_of(node: Node | None, operator: str, program: ExportedProgram) -> str:
     nodes = [node] if node is not None else []
     nodes += [item for item in program.graph.nodes if str(item.target) == operator]
-    path = next((module_path(item) for item in nodes if module_path(item)), "")
-    return f" in '{path}'" if path else " in the model's own forward" if nodes else ""
+    return next((_path(item) for item in nodes if module_path(item)), "")
+
+
+def _path(node: Node) -> str:
+    path = module_path(node)
+    return f" in '{path}'" if path else ""

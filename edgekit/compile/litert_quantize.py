@@ -143,7 +143,8 @@ def _calibrate(
         )
     signature = graph.signatures[0].name
     for done, sample in enumerate(_samples(artifact, graph, dataset)):
-        run.calibrate({signature: [sample]}, recipe)
+        with silence():  # it shows a progress bar for each sample
+            run.calibrate({signature: [sample]}, recipe)
         if done % _PROGRESS_EVERY == 0:
             reporter.progress(f"calibrating, sample {done + 1}", 0.9 * done / dataset.count)
     found: dict[str, Any] = run.get_model_qsvs()

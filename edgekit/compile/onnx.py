@@ -16,7 +16,6 @@ from edgekit.compile.onnx_model import (
     load,
     name_nodes,
     open_session,
-    quiet,
     save,
     scratch_folder,
     tidy,
@@ -106,7 +105,7 @@ def quantize(request: StageRequest, out: Path, reporter: Reporter) -> Mapping[st
         inputs={item.name: model.graph.input[item.position].name for item in artifact.inputs},
         reporter=reporter,
     )
-    with scratch_folder(out) as scratch, quiet():
+    with scratch_folder(out) as scratch:
         result = apply(model, paths, settings, samples, scratch)
     tidy(result.model)
     check(result.model, "the quantized graph")

@@ -13,6 +13,7 @@ from edgekit.compile.onnx_layers import Layer
 from edgekit.compile.onnx_model import (
     array_of,
     attribute,
+    explained,
     initializers,
     replace_initializers,
     replace_nodes,
@@ -77,15 +78,17 @@ def quantize_at_run_time(
     """The model with INT8 weights in these layers and activations quantized as they come."""
     source, result = scratch / "in.onnx", scratch / "out.onnx"
     onnx.save_model(model, source)
-    quantize_dynamic(
-        str(source),
-        str(result),
-        op_types_to_quantize=list(DYNAMIC_OPERATORS),
-        per_channel=True,
-        reduce_range=is_range_reduced,
-        weight_type=QuantType.QInt8,
-        nodes_to_quantize=[layer.node for layer in layers],
-    )
+    with explained("ONNX Runtime's dynamic quantizer"):
+        quantize_dynamic(
+            str(source),
+            str(result),
+            op_types_to_quantize=list(DYNAMIC_OPERATORS),
+            per_channel=True,
+            reduce_range=is_range_reduced,
+            weight_type=QuantType.QInt8,
+            nodes_to_quantize=[layer.node for layer in layers],
+            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+        )
     return onnx.load_model(result)
 
 
@@ -124,17 +127,20 @@ def quantize_in_blocks(
             f"quantize: block_size is {block}; ONNX Runtime's INT4 kernels take powers of two "
             f"from {MIN_BLOCK}, and 0 means one scale a channel"
         )
+    chosen = {layer.node for layer in layers}
     quantizer = MatMulNBitsQuantizer(
         model,
         bits=4,
         block_size=block,
         is_symmetric=True,
         accuracy_level=compute,
-        nodes_to_include=[layer.node for layer in layers],
+        # nodes_to_include adds nodes and keeps none out (1.31.1): name all the others.
+        nodes_to_exclude=[node.name for node in model.graph.node if node.name not in chosen],
         op_types_to_quantize=("MatMul", "Gather"),
         quant_axes=(("MatMul", 0), ("Gather", 1)),
     )
-    quantizer.process()
+    with explained("ONNX Runtime's INT4 quantizer"):
+        quantizer.process()
     result: onnx.ModelProto = quantizer.model.model
     replace_initializers(result, _without_replaced(result, layers))
     return result

@@ -14,7 +14,6 @@ from torch.onnx import OnnxExporterError
 from edgekit.compile.onnx_model import (
     OPSET,
     first_line,
-    quiet,
 )
 from edgekit.compile.onnx_names import map_torch_names
 from edgekit.core.errors import CompileError
@@ -37,7 +36,7 @@ def export_program(program: torch.export.ExportedProgram) -> Exported:
     Raises: CompileError naming the operator and its module where ONNX has no form for it.
     """
     try:
-        with quiet(), _torch_state():
+        with silence(), _torch_state():
             exported = torch.onnx.export(
                 program, dynamo=True, verbose=False, optimize=True, opset_version=OPSET
             )

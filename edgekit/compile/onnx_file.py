@@ -13,7 +13,6 @@ from edgekit.compile.onnx_model import (
     initializers,
     load,
     name_nodes,
-    quiet,
 )
 from edgekit.compile.onnx_names import follow_names, map_file_names
 from edgekit.compile.onnx_static import preprocess
@@ -45,8 +44,7 @@ def read_file(folder: Path, scratch: Path, reporter: Reporter) -> Exported:
     model = _raise_opset(model, reporter)
     name_nodes(model)
     paths = map_file_names(model)
-    with quiet():
-        model = preprocess(model, scratch)
+    model = preprocess(model, scratch)
     return Exported(model=model, paths=follow_names(model, paths))
 
 

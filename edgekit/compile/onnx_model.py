@@ -1,10 +1,7 @@
-"""An ONNX model as the compiler's steps handle it: quiet tools, tidy graphs, stable bytes."""
+"""An ONNX model as the compiler's steps handle it: tools at work, tidy graphs, stable bytes."""
 
 import contextlib
-import io
-import logging
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +10,9 @@ import onnx
 import onnxruntime
 from onnx import numpy_helper
 
+from edgekit.compile.silence import silence
 from edgekit.core.codec import canonical_json
-from edgekit.core.errors import CompileError
+from edgekit.core.errors import CompileError, StepError
 
 MODEL = "model.onnx"
 TENSOR_MAP = "tensor_map.json"
@@ -23,30 +21,19 @@ OPSET = 21
 # protobuf's own limit on one message is 2 GiB; graph and names need some of it.
 MAX_MODEL_BYTES = 2_000_000_000
 _SILENT = 4
-_WARNING = 2
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Nothing that a converter prints, logs or warns of reaches the user's terminal."""
-    root, sink = logging.getLogger(), logging.NullHandler()
-    was_disabled = root.manager.disable
-    # logging.warning() installs a handler for good where the root has none: give it one.
-    root.addHandler(sink)
-    logging.disable(logging.CRITICAL)
-    onnxruntime.set_default_logger_severity(_SILENT)
+def explained(what: str) -> Iterator[None]:
+    """One of ONNX Runtime's tools at work: silent, its errors (of built-in types) as StepError."""
     try:
-        with (
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-            warnings.catch_warnings(),
-        ):
-            warnings.simplefilter("ignore")
+        with silence():
             yield
-    finally:
-        onnxruntime.set_default_logger_severity(_WARNING)
-        logging.disable(was_disabled)
-        root.removeHandler(sink)
+    except (ValueError, RuntimeError, TypeError, KeyError, AttributeError) as error:
+        raise StepError(
+            f"quantize: {what} failed: {first_line(error)}; leave the layer that it names in float "
+            "by an override, or choose other settings"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -187,6 +174,15 @@ def used_names(graph: onnx.GraphProto) -> set[str]:
         names.update(node.input)
         for nested in _nested_graphs(node):
             names.update(item.name for item in nested.output)
+    return names
+
+
+def hidden_reads(model: onnx.ModelProto) -> set[str]:
+    """Names that the main graph's outputs and nested graphs read, beside its own nodes."""
+    names = {item.name for item in model.graph.output}
+    for node in model.graph.node:
+        for nested in _nested_graphs(node):
+            names |= used_names(nested)
     return names
 
 

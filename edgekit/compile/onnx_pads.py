@@ -6,7 +6,13 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from edgekit.compile.onnx_model import array_of, attribute, initializers, replace_nodes, used_names
+from edgekit.compile.onnx_model import (
+    array_of,
+    attribute,
+    hidden_reads,
+    initializers,
+    replace_nodes,
+)
 
 
 def merge_slices(model: onnx.ModelProto) -> None:
@@ -56,7 +62,7 @@ def keep_pads_in_integers(model: onnx.ModelProto) -> None:
     """Pad integers with their zero point where QDQ goes to float and back around a ``Pad``."""
     constants, readers = initializers(model), _reader_counts(model)
     makers = {name: node for node in model.graph.node for name in node.output}
-    gone: list[onnx.NodeProto] = []
+    gone: set[str] = set()
     for node in model.graph.node:
         if node.op_type != "QuantizeLinear" or len(node.input) < 3:
             continue
@@ -68,19 +74,10 @@ def keep_pads_in_integers(model: onnx.ModelProto) -> None:
             continue
         if readers[pad.output[0]] > 1 or readers[widen.output[0]] > 1:
             continue
-        axes = pad.input[3:4]
-        pad.input[:] = [widen.input[0], pad.input[1], node.input[2], *axes]
-        pad.output[0] = node.output[0]
-        gone += [widen, node]
-    # Messages have no identity that survives a copy: compare by what they write.
-    results = {item.output[0] for item in gone if item.op_type == "DequantizeLinear"}
-    kept = [
-        item
-        for item in model.graph.node
-        if item.output[0] not in results
-        and not (item.op_type == "QuantizeLinear" and any(item is other for other in gone))
-    ]
-    replace_nodes(model, kept)
+        pad.input[:] = [widen.input[0], pad.input[1], node.input[2], *pad.input[3:4]]
+        gone.update((widen.output[0], pad.output[0]))
+        pad.output[0], node.output[0] = node.output[0], pad.output[0]
+    replace_nodes(model, [item for item in model.graph.node if item.output[0] not in gone])
 
 
 def _pads_zeros(pad: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bool:
@@ -110,7 +107,6 @@ def _same_grid(
 
 def _reader_counts(model: onnx.ModelProto) -> Counter[str]:
     counts = Counter(name for node in model.graph.node for name in node.input)
-    # Nested graphs and outputs read, too; once is enough to make a tensor not ours.
-    counts.update(used_names(model.graph) - set(counts))
-    counts.update(item.name for item in model.graph.output)
+    # One more reader that is no node of ours: such a tensor must stay.
+    counts.update(dict.fromkeys(hidden_reads(model), 2))
     return counts

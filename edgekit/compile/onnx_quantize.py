@@ -123,7 +123,7 @@ def _half(model: onnx.ModelProto, names: list[str]) -> list[str]:
 
 
 def _to_static(work: Work, samples: Samples) -> tuple[onnx.ModelProto, list[str]]:
-    model, notes = _store_embeddings(work, work.model)
+    model, notes = work.model, list[str]()
     matrices = work.pick("int4", kinds=STATIC_KINDS)
     ours = {layer.node for layer in work.pick("int8", "int4", kinds=STATIC_KINDS)}
     plan = StaticPlan(
@@ -142,29 +142,30 @@ def _to_static(work: Work, samples: Samples) -> tuple[onnx.ModelProto, list[str]
     result = quantize(model, plan, work.settings, samples, work.scratch)
     narrow_to_int4(result, [f"{layer.weight}_quantized" for layer in matrices])
     keep_pads_in_integers(result)
+    result = _block_embeddings(work, result)
     recurrent = work.pick("int8", "int4", kinds=("recurrent",))
-    store_as_integers(result, recurrent, work.chosen)
+    rows = work.pick("int8", kinds=("embedding",))
+    store_as_integers(result, (*rows, *recurrent), work.chosen)
     if recurrent:
         notes.append(f"only the weights are integers in recurrent layers: {describe(recurrent)}")
     return result, notes + _half(result, [item.weight for item in work.pick("fp16")])
 
 
-def _store_embeddings(work: Work, model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
-    """Rows of embeddings as INT8 with a scale a row, or as INT4 in blocks."""
-    store_as_integers(model, work.pick("int8", kinds=("embedding",)), work.chosen)
-    in_blocks = work.pick("int4", kinds=("embedding",))
-    if in_blocks:
-        block = work.settings.block_size or EMBEDDING_BLOCK
-        model = quantize_in_blocks(model, in_blocks, block, FLOAT_COMPUTE)
-    return model, []
+def _block_embeddings(work: Work, model: onnx.ModelProto) -> onnx.ModelProto:
+    """Rows of INT4 embeddings in blocks."""
+    layers = work.pick("int4", kinds=("embedding",))
+    if not layers:
+        return model
+    block = work.settings.block_size or EMBEDDING_BLOCK
+    return quantize_in_blocks(model, layers, block, FLOAT_COMPUTE)
 
 
 def _to_dynamic(work: Work, reporter: Reporter) -> tuple[onnx.ModelProto, list[str]]:
-    model, notes = _store_embeddings(work, work.model)
+    store_as_integers(work.model, work.pick("int8", kinds=("embedding",)), work.chosen)
+    model, notes = work.model, list[str]()
     matrices = work.pick("int4", kinds=("matrix",))
-    if matrices and work.settings.block_size:
-        model = quantize_in_blocks(model, matrices, work.settings.block_size, INTEGER_COMPUTE)
-        matrices = ()
+    in_blocks = tuple(item for item in matrices if work.settings.block_size)
+    matrices = tuple(item for item in matrices if item not in in_blocks)
     kept = onnx.ModelProto.FromString(model.SerializeToString())
     eights = tuple(
         layer
@@ -178,6 +179,10 @@ def _to_dynamic(work: Work, reporter: Reporter) -> tuple[onnx.ModelProto, list[s
         reduced = work.settings.is_range_reduced
         model = quantize_at_run_time(model, chosen, work.scratch, is_range_reduced=reduced)
     narrow_to_int4(model, move_to_int4_grid(model, kept, matrices))
+    # After the run-time quantizer: it knows no types behind operators that are not ONNX's own.
+    model = _block_embeddings(work, model)
+    if in_blocks:
+        model = quantize_in_blocks(model, in_blocks, work.settings.block_size, INTEGER_COMPUTE)
     convolutions = [layer for layer in eights if layer.kind in ("conv", "depthwise")]
     if convolutions:
         # FINDINGS.md, 2026-11: quantize_dynamic on conv nets was 8 times slower than float.
@@ -196,7 +201,8 @@ def _to_dynamic(work: Work, reporter: Reporter) -> tuple[onnx.ModelProto, list[s
 
 
 def _to_weights_only(work: Work) -> tuple[onnx.ModelProto, list[str]]:
-    model, notes = _store_embeddings(work, work.model)
+    store_as_integers(work.model, work.pick("int8", kinds=("embedding",)), work.chosen)
+    model, notes = _block_embeddings(work, work.model), list[str]()
     matrices = tuple(
         layer for layer in work.pick("int4", kinds=("matrix",)) if layer.operator == "MatMul"
     )

@@ -1,7 +1,7 @@
 """Ranges of activations from calibration data: what 255 steps should span.
 
 The samples are run twice: for the smallest and largest value of every tensor, and for a histogram
-between them. Memory does not grow with their number.
+of those that are never negative. Memory does not grow with their number.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -28,8 +28,9 @@ Array = NDArray[Any]
 # Samples in one run, where the model takes any number.
 BATCH_SAMPLES = 8
 BINS, STEPS = 2048, 255
-# How much of the full range is tried. A long tail costs steps for the many values near zero:
-# ResNet-56 loses 0.1 point with the best range and 0.55 with the full one (2026-11, dev set).
+# The shares of the largest value that are tried as a range's top. The long tail of a ReLU costs
+# steps for the many values near zero: the best top takes the mean squared error of ResNet-56's
+# logits from 0.101 to 0.076 and of ResNet-20's from 0.070 to 0.062 (2026-11, dev set).
 _SHARES = np.linspace(0.4, 1.0, 61)
 
 
@@ -76,17 +77,21 @@ def calibrate(
             extremes[name] = (min(low, _extreme(name, values.min())), max(high, values.max()))
     for name, (_, high) in extremes.items():
         _extreme(name, high)
-    counts = {name: np.zeros(BINS, np.int64) for name in names}
-    for feed in samples.runs("calibration: histograms"):
+    # Tensors on both sides of zero keep their full range: clipping them gained nothing there.
+    tails = [name for name, (low, high) in extremes.items() if low == 0 < high]
+    counts = {name: np.zeros(BINS, np.int64) for name in tails}
+    for feed in samples.runs("calibration: histograms") if tails else ():
         for name, values in observer.run(feed):
-            counts[name] += count_values(values, *extremes[name])
-    ranges = {name: best_range(counts[name], *extremes[name]) for name in names}
+            if name in counts:
+                counts[name] += count_values(values, extremes[name][1])
+    for name in tails:
+        extremes[name] = (0.0, best_top(counts[name], extremes[name][1]))
     save_tensors_data(
         TensorsData(
             CalibrationMethod.MinMax,
             {
                 name: TensorData(lowest=np.float32(low), highest=np.float32(high))
-                for name, (low, high) in ranges.items()
+                for name, (low, high) in extremes.items()
             },
         ),
         path,
@@ -144,39 +149,28 @@ def _extreme(name: str, value: Any) -> float:
     return float(value)
 
 
-def count_values(values: Array, low: float, high: float) -> Array:
-    """A histogram of ``BINS`` equal bins. Zeros are left out: every grid holds zero exactly."""
-    rest = values[values != 0]
-    if high <= low or not rest.size:
+def count_values(values: Array, high: float) -> Array:
+    """A histogram of ``BINS`` equal bins up to ``high``, without zeros: grids hold zero exactly."""
+    rest = values[values > 0]
+    if not rest.size:
         return np.zeros(BINS, np.int64)
-    places = ((rest - np.float32(low)) * np.float32(BINS / (high - low))).astype(np.int64)
-    return np.bincount(np.clip(places, 0, BINS - 1), minlength=BINS)
+    places = (rest * np.float32(BINS / high)).astype(np.int64)
+    return np.bincount(np.minimum(places, BINS - 1), minlength=BINS)
 
 
-def best_range(counts: Array, low: float, high: float) -> tuple[float, float]:
-    """The range within ``low`` (0 or less) and ``high`` whose 255 steps lose least.
+def best_top(counts: Array, high: float) -> float:
+    """The top of the range from 0 whose 255 steps lose least, at most ``high``.
 
-    What is lost is the squared error, of values inside to rounding and of values outside to
-    clipping.
+    What is lost is the squared error: of values inside to rounding, of values above to clipping.
     """
-    width = (high - low) / BINS
-    centres = low + (np.arange(BINS) + 0.5) * width
-    lows = low * _SHARES if low < 0 else np.zeros(1)
-    highs = high * _SHARES if high > 0 else np.zeros(1)
-    below, lost_below = _clipped(counts[::-1], -centres[::-1], -lows)
-    above, lost_above = _clipped(counts, centres, highs)
-    inside = counts.sum() - below[:, None] - above[None, :]
-    step = (highs[None, :] - lows[:, None]) / STEPS
-    lost = lost_below[:, None] + lost_above[None, :] + inside * step**2 / 12
-    row, column = np.unravel_index(int(np.argmin(lost)), lost.shape)
-    return float(lows[row]), float(highs[column])
-
-
-def _clipped(counts: Array, centres: Array, bounds: Array) -> tuple[Array, Array]:
-    """How many values lie past each bound, and their squared distance to it in all."""
-    start = np.searchsorted(centres, bounds)
-    sums = [
+    centres = (np.arange(BINS) + 0.5) * (high / BINS)
+    tops = high * _SHARES
+    start = np.searchsorted(centres, tops)
+    # Sums of 1, x and x * x over all values past each candidate.
+    count, total, squares = (
         np.append(np.cumsum((counts * centres**power)[::-1])[::-1], 0.0)[start]
         for power in (0, 1, 2)
-    ]
-    return sums[0], sums[2] - 2 * bounds * sums[1] + bounds**2 * sums[0]
+    )
+    clipped = squares - 2 * tops * total + tops**2 * count
+    rounded = (counts.sum() - count) * (tops / STEPS) ** 2 / 12
+    return float(tops[int(np.argmin(clipped + rounded))])

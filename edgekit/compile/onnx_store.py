@@ -23,10 +23,11 @@ from edgekit.compile.onnx_grid import (
 from edgekit.compile.onnx_layers import Layer
 from edgekit.compile.onnx_model import (
     array_of,
+    attribute,
+    hidden_reads,
     initializers,
     replace_initializers,
     replace_nodes,
-    used_names,
 )
 
 # A Cast node costs about as many bytes as it saves on this many float16 numbers.
@@ -66,51 +67,55 @@ def store_as_integers(
 
     Where every reader is a ``Gather`` along INT8 rows, only the rows that it picks are widened.
     """
-    for layer in layers:
-        if precisions[layer.weight] == "int8" and _is_only_gathered(model, layer):
-            _store_rows(model, layer)
-        else:
-            _store_folded(model, layer, precisions[layer.weight])
-
-
-def _store_folded(model: onnx.ModelProto, layer: Layer, precision: str) -> None:
-    weight = array_of(initializers(model)[layer.weight])
-    stored, scale = layer.weight + _QUANTIZED, layer.weight + _SCALE
-    if precision == "int4":
-        scales = int4_scales(weight, layer.axis)
-        values = round_to_grid(weight, scales, layer.axis, INT4_MIN, INT4_MAX)
-        tensor = int4_tensor(stored, values)
-    else:
-        scales = int8_scales(weight, layer.axis)
-        values = round_to_grid(weight, scales, layer.axis, -INT8_MAX, INT8_MAX)
-        tensor = numpy_helper.from_array(values, stored)
-    wide = f"{stored}_float"
-    nodes = [
-        _cast(stored, wide, TensorProto.FLOAT),
-        helper.make_node("Mul", [wide, scale], [layer.weight]),
-    ]
-    scale_tensor = numpy_helper.from_array(along(scales, layer.axis, weight.ndim), scale)
-    _swap_constant(model, layer.weight, [tensor, scale_tensor])
-    replace_nodes(model, [*nodes, *model.graph.node])
-
-
-def _store_rows(model: onnx.ModelProto, layer: Layer) -> None:
-    weight = array_of(initializers(model)[layer.weight])
-    stored, scale = layer.weight + _QUANTIZED, layer.weight + _SCALE
-    scales = int8_scales(weight, 0)
-    values = round_to_grid(weight, scales, 0, -INT8_MAX, INT8_MAX)
+    chosen = {layer.weight: layer for layer in layers}
+    rows = {
+        name
+        for name, layer in chosen.items()
+        if precisions[name] == "int8" and _is_only_gathered(model, layer)
+    }
+    tensors: list[onnx.TensorProto] = []
+    widening: list[onnx.NodeProto] = []
+    for tensor in model.graph.initializer:
+        layer = chosen.get(tensor.name)
+        if layer is None:
+            tensors.append(tensor)
+            continue
+        tensors.extend(_integers_of(tensor, layer.axis, precisions[tensor.name]))
+        if tensor.name not in rows:
+            widening.extend(_widen(tensor.name))
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
-        is_reader = node.op_type == "Gather" and node.input[0] == layer.weight
-        nodes.extend(_gather_rows(node, stored, scale) if is_reader else [node])
-    column = along(scales, 0, weight.ndim)
-    tensors = [numpy_helper.from_array(values, stored), numpy_helper.from_array(column, scale)]
-    _swap_constant(model, layer.weight, tensors)
-    replace_nodes(model, nodes)
+        is_rows = node.op_type == "Gather" and node.input[0] in rows
+        nodes.extend(_gather_rows(node) if is_rows else [node])
+    replace_initializers(model, tensors)
+    replace_nodes(model, [*widening, *nodes])
 
 
-def _gather_rows(node: onnx.NodeProto, stored: str, scale: str) -> list[onnx.NodeProto]:
-    ids, result = node.input[1], node.output[0]
+def _integers_of(tensor: onnx.TensorProto, axis: int, precision: str) -> list[onnx.TensorProto]:
+    weight, stored = array_of(tensor), tensor.name + _QUANTIZED
+    if precision == "int4":
+        scales = int4_scales(weight, axis)
+        values = round_to_grid(weight, scales, axis, INT4_MIN, INT4_MAX)
+        packed = int4_tensor(stored, values)
+    else:
+        scales = int8_scales(weight, axis)
+        values = round_to_grid(weight, scales, axis, -INT8_MAX, INT8_MAX)
+        packed = numpy_helper.from_array(values, stored)
+    shaped = along(scales, axis, weight.ndim)
+    return [packed, numpy_helper.from_array(shaped, tensor.name + _SCALE)]
+
+
+def _widen(name: str) -> list[onnx.NodeProto]:
+    stored, wide = name + _QUANTIZED, f"{name}_wide"
+    return [
+        _cast(stored, wide, TensorProto.FLOAT),
+        helper.make_node("Mul", [wide, name + _SCALE], [name], name=f"{name}.widen"),
+    ]
+
+
+def _gather_rows(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    weight, ids, result = node.input[0], node.input[1], node.output[0]
+    stored, scale = weight + _QUANTIZED, weight + _SCALE
     rows, wide, steps = f"{result}_rows", f"{result}_wide", f"{result}_steps"
     return [
         helper.make_node("Gather", [stored, ids], [rows], name=node.name, axis=0),
@@ -121,22 +126,10 @@ def _gather_rows(node: onnx.NodeProto, stored: str, scale: str) -> list[onnx.Nod
 
 
 def _is_only_gathered(model: onnx.ModelProto, layer: Layer) -> bool:
+    if layer.kind != "embedding" or layer.weight in hidden_reads(model):
+        return False
     readers = [node for node in model.graph.node if layer.weight in node.input]
-    is_output = layer.weight in {item.name for item in model.graph.output}
-    elsewhere = used_names(model.graph) and any(
-        item.type == onnx.AttributeProto.GRAPH
-        for node in model.graph.node
-        for item in node.attribute
-    )
-    return (
-        layer.kind == "embedding"
-        and not is_output
-        and not elsewhere
-        and all(
-            node.op_type == "Gather" and list(node.input).index(layer.weight) == 0
-            for node in readers
-        )
-    )
+    return all(node.op_type == "Gather" and attribute(node, "axis", 0) == 0 for node in readers)
 
 
 def narrow_to_int4(model: onnx.ModelProto, names: Sequence[str]) -> None:
@@ -170,10 +163,3 @@ def _widen_zero_points(model: onnx.ModelProto, names: Sequence[str]) -> None:
 
 def _cast(source: str, result: str, to: int) -> onnx.NodeProto:
     return helper.make_node("Cast", [source], [result], name=f"{result}.cast", to=to)
-
-
-def _swap_constant(model: onnx.ModelProto, old: str, new: Sequence[onnx.TensorProto]) -> None:
-    kept: list[onnx.TensorProto] = []
-    for tensor in model.graph.initializer:
-        kept.extend(new if tensor.name == old else [tensor])
-    replace_initializers(model, kept)

@@ -11,6 +11,7 @@ import json
 import logging
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -132,7 +133,7 @@ def _read_safetensors(path: Path) -> Any:
 
 def _read_pickle(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return _load_tensors(path)
     except pickle.UnpicklingError as error:
         raise WorkloadError(
             f"{path.name}: refused, because loading it would run code that the file names "
@@ -141,6 +142,13 @@ def _read_pickle(path: Path) -> Any:
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError) as error:
         raise WorkloadError(f"{path.name}: no readable checkpoint: {_first(error)}") from error
+
+
+def _load_tensors(source: Path | io.BytesIO) -> Any:
+    with warnings.catch_warnings():
+        # It warns of every pickle protocol but its own and reads them all the same.
+        warnings.simplefilter("ignore")
+        return torch.load(source, map_location="cpu", weights_only=True)
 
 
 def _check_archive(path: Path) -> None:
@@ -206,7 +214,7 @@ def _check_pickle(content: bytes, name: str, path: Path) -> None:
     if not content:
         return
     try:
-        torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        _load_tensors(io.BytesIO(content))
     except pickle.UnpicklingError as error:
         raise _refusal(path, f"'{name}' is a pickle that runs {_unsafe_name(error)}") from error
     except (RuntimeError, EOFError, ValueError) as error:

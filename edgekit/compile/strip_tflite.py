@@ -61,6 +61,10 @@ def _strip_subgraph(subgraph: Any, data: bytes) -> None:
         if tensor.shapeSignature is not None and (tensor.shapeSignature >= 0).all():
             tensor.shapeSignature = None
         tensor.quantization = _strip_quantization(tensor.quantization, seen)
+    # CompiledModel finds the buffers of inputs and outputs by name where there is no signature.
+    for letter, places in (("o", subgraph.outputs), ("i", subgraph.inputs)):
+        for position, index in enumerate(_numbers(places)):
+            subgraph.tensors[index].name = f"{letter}{position}"
     for operator in subgraph.operators or []:
         operator.debugMetadataIndex = -1
         _inline_custom_options(operator, data)

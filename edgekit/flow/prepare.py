@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from edgekit.bundle.paths import file_name_for
 from edgekit.core.contract import Contract, InputKind, Text
 from edgekit.core.errors import WorkloadError
 from edgekit.core.facts import ModelFacts
@@ -157,7 +158,7 @@ def _localize(contract: Contract) -> tuple[Contract, dict[str, Path]]:
             path = Path(source.tokenizer)
             if not path.is_file():
                 raise WorkloadError(f"input '{item.name}': tokenizer {path}: no such file")
-            place = f"{ASSETS}/{path.name}"
+            place = f"{ASSETS}/{file_name_for(path.name)}"
             if side_files.setdefault(place, path) != path:
                 raise WorkloadError(
                     f"input '{item.name}': two side files are both called {path.name}; rename one"

@@ -21,6 +21,7 @@ from edgekit.bundle.manifest import (
     Manifest,
     StageRecord,
 )
+from edgekit.bundle.paths import file_name_for
 from edgekit.core.artifact import Artifact
 from edgekit.core.figure import Figure
 from edgekit.core.verdict import Verdict
@@ -128,8 +129,12 @@ def _golden(build: Build) -> tuple[Golden, Files]:
     count = min(GOLDEN_SAMPLES, evaluation.count)
     given = _first_samples(evaluation, count)
     made = _first_samples(build.measured.outputs, count)
-    inputs = {item.name: f"golden/inputs/{item.name}.npy" for item in contract.inputs}
-    outputs = {item.name: f"golden/outputs/{item.name}.npy" for item in contract.outputs}
+    inputs = {
+        item.name: f"golden/inputs/{file_name_for(item.name)}.npy" for item in contract.inputs
+    }
+    outputs = {
+        item.name: f"golden/outputs/{file_name_for(item.name)}.npy" for item in contract.outputs
+    }
     files: Files = {path: npy_bytes(given[name]) for name, path in inputs.items()}
     files.update({path: npy_bytes(made[name]) for name, path in outputs.items()})
     tolerance = {name: _tolerance(made[name]) for name in outputs}

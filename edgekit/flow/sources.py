@@ -19,7 +19,6 @@ from edgekit.core.errors import EdgekitError, MissingDependencyError, WorkloadEr
 from edgekit.core.workload import Workload
 from edgekit.flow.model_files import workload_of_file
 
-
 SourceFormat = Literal["torch", "onnx", "tflite"]
 MODEL_SUFFIXES = (".pt2", ".onnx", ".tflite", ".keras", ".h5")
 DEFAULT_FUNCTION = "workload"
@@ -147,7 +146,7 @@ def _place(error: BaseException, path: Path) -> str:
     line = None
     trace = error.__traceback__
     while trace is not None:
-        if trace.tb_frame.f_code.co_filename == str(path):
+        if Path(trace.tb_frame.f_code.co_filename).resolve() == path.resolve():
             line = trace.tb_lineno
         trace = trace.tb_next
     return "" if line is None else f"line {line}: "

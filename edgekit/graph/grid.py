@@ -58,6 +58,8 @@ def weight_grid(graph: Graph, layer: WeightLayer) -> WeightGrid | None:
     points = _block_points(subgraph, graph, layer, quantization)
     if len(points) not in (1, len(quantization.scales)):
         return None
+    # float32 like the engines' own dequantization; zero points are small whole numbers.
+    points = points.astype(np.float32)
     offset = points[groups] if len(points) > 1 else points[0]
     values = (integers.astype(np.float32) - offset) * quantization.scales[groups]
     return WeightGrid(
@@ -87,6 +89,9 @@ def weight_quantization(graph: Graph, layer: WeightLayer) -> TensorQuantization 
     """The scales of a weight, from wherever the format keeps them for this operator."""
     if layer.tensor.quantization is not None:
         return layer.tensor.quantization
+    decoded = _quantization_of_decoder(graph, layer)
+    if decoded is not None:
+        return decoded
     subgraph = graph.subgraphs[layer.subgraph]
     inputs = _SCALE_INPUTS.get((layer.operator.name, layer.slot))
     if inputs is not None:
@@ -104,6 +109,37 @@ def weight_quantization(graph: Graph, layer: WeightLayer) -> TensorQuantization 
     return None
 
 
+def _quantization_of_decoder(graph: Graph, layer: WeightLayer) -> TensorQuantization | None:
+    """The scales of a DequantizeLinear or Mul that the weight passes after nothing but a Cast."""
+    subgraph = graph.subgraphs[layer.subgraph]
+    for operator in reversed(layer.passed):
+        if operator.name == "DequantizeLinear":
+            return subgraph.tensors[operator.inputs[0]].quantization
+        if operator.name == "Mul":
+            scale = next(item for item in operator.inputs if item in subgraph.constants)
+            return _from_factor(graph.constant_array(scale, layer.subgraph), layer.tensor.shape)
+        if operator.name != "Cast":
+            return None
+    return None
+
+
+def _from_factor(factor: Array, shape: tuple[int, ...]) -> TensorQuantization | None:
+    """A factor that is broadcast to the weight as scales: one, a channel's, or a block's."""
+    sizes = (1,) * (len(shape) - factor.ndim) + factor.shape
+    wide = [axis for axis, size in enumerate(sizes) if size != 1]
+    rest = [axis for axis, size in enumerate(sizes) if size != shape[axis]]
+    if len(wide) > 1 and len(rest) != 1:
+        return None
+    is_blocked = len(wide) > 1
+    axis = rest[0] if is_blocked else (*wide, 0)[0]
+    return TensorQuantization(
+        scales=factor.reshape(-1).astype(np.float32),
+        zero_points=np.zeros(1, np.int64),
+        axis=axis,
+        block_size=shape[axis] if is_blocked else 0,
+    )
+
+
 def _quantization_of_rows(graph: Graph, layer: WeightLayer) -> TensorQuantization | None:
     """Rows are looked up as integers; what reads them dequantizes or multiplies them."""
     subgraph, rows = graph.subgraphs[layer.subgraph], layer.operator.outputs[0]
@@ -114,7 +150,19 @@ def _quantization_of_rows(graph: Graph, layer: WeightLayer) -> TensorQuantizatio
         if reader is not None and reader.inputs[0] == rows:
             point = reader.inputs[2] if len(reader.inputs) > 2 else -1
             return _from_inputs(graph, layer, _scale_after(subgraph, reader, 0), point, -1)
-    return None
+    return _from_inputs(graph, layer, _scale_of_rows(subgraph, rows), -1, 0)
+
+
+def _scale_of_rows(subgraph: Subgraph, rows: int) -> int:
+    """The constant in ``Mul(Cast(rows), Gather(scales, ids))``."""
+    product, cast = _product_after(subgraph, rows)
+    if product is None:
+        return -1
+    for operator in subgraph.operators:
+        is_other = set(operator.outputs) & set(product.inputs) - {cast}
+        if operator.name == "Gather" and is_other and operator.inputs[0] in subgraph.constants:
+            return operator.inputs[0]
+    return -1
 
 
 def _input(layer: WeightLayer, slot: int) -> int:
@@ -142,13 +190,18 @@ def _from_inputs(
 
 def _scale_after(subgraph: Subgraph, integer: Operator, slot: int) -> int:
     """The constant in ``Mul(Cast(result), Mul(first scale, second scale))`` for one input."""
-    cast = _reader(subgraph, integer.outputs[0], "Cast")
-    product = _reader(subgraph, cast.outputs[0], "Mul") if cast is not None else None
-    if product is None or cast is None:
-        return -1
-    other = next((item for item in product.inputs if item != cast.outputs[0]), -1)
+    product, cast = _product_after(subgraph, integer.outputs[0])
+    other = -1 if product is None else next((i for i in product.inputs if i != cast), -1)
     scales = next((item.inputs for item in subgraph.operators if other in item.outputs), ())
     return scales[slot] if len(scales) == 2 and scales[slot] in subgraph.constants else -1
+
+
+def _product_after(subgraph: Subgraph, index: int) -> tuple[Operator | None, int]:
+    """(the Mul that reads a tensor through a Cast, the Cast's result)."""
+    cast = _reader(subgraph, index, "Cast")
+    if cast is None:
+        return None, -1
+    return _reader(subgraph, cast.outputs[0], "Mul"), cast.outputs[0]
 
 
 def _reader(subgraph: Subgraph, index: int, name: str) -> Operator | None:

@@ -44,15 +44,23 @@ _PASS_THROUGH = (
     *("DEQUANTIZE", "CAST", "TRANSPOSE", "RESHAPE"),
     *("DequantizeLinear", "Cast", "Transpose", "Reshape", "Identity"),
 )
-_DEQUANTIZES = ("DEQUANTIZE", "DequantizeLinear")
+# "Mul" by a constant of scales, after a Cast: dequantization that ONNX Runtime folds at load.
+_DEQUANTIZES = ("DEQUANTIZE", "DequantizeLinear", "Mul")
 _MOST_STEPS_BACK = 8
 _STATIC_INTEGER = ("QLinearConv", "QLinearMatMul", "QGemm")
 _DYNAMIC_INTEGER = (
     *("ConvInteger", "MatMulInteger", "MatMulIntegerToFloat"),
     *("DynamicQuantizeMatMul", "DynamicQuantizeLSTM"),
 )
-_BLOCK_PACKED = ("MatMulNBits", "GatherBlockQuantized")
+# Several weights share a byte, and blocks of them a scale.
+BLOCK_PACKED = ("MatMulNBits", "GatherBlockQuantized")
 _INTEGERS = ("int8", "uint8", "int16", "uint16", "int4", "uint4", "int2", "uint2")
+_WEIGHT_PRECISIONS = (
+    *("float32", "float16", "bfloat16"),
+    *("int16", "int8", "int4", "int2"),
+)
+# Cast's attribute "to" (onnx.proto).
+_EIGHT_BIT_TYPES = (2, 3)
 # The level at which MatMulNBits turns its activations to int8 (ONNX Runtime, contrib operators).
 _INT8_ACCURACY_LEVEL = 4
 
@@ -64,8 +72,8 @@ class WeightLayer:
     shape: of the weight itself, not of its packing. precision: how an element is stored ("float32",
     "float16", "int8", "int4", ...; unsigned counts as signed). activations: how they come to the
     operator: integers ("static"), floats that it scales itself ("dynamic") or floats that stay
-    floats ("none"). is_integer: the engine's kernel multiplies integers. is_decoded: a
-    dequantization stands between the constant and the operator.
+    floats ("none"). is_integer: the engine's kernel multiplies integers. passed: what stands
+    between the constant and the operator, nearest to the operator first.
     """
 
     subgraph: int
@@ -77,7 +85,12 @@ class WeightLayer:
     precision: str
     activations: ActivationKind
     is_integer: bool
-    is_decoded: bool
+    passed: tuple[Operator, ...] = ()
+
+    @property
+    def is_decoded(self) -> bool:
+        """Whether a dequantization stands between the constant and the operator."""
+        return any(item.name in _DEQUANTIZES for item in self.passed)
 
     @property
     def elements(self) -> int:
@@ -134,11 +147,10 @@ class _Links:
             return None
         tensor, passed = found
         shape, precision = _unpacked(operator, tensor)
-        is_weight = precision in ("float32", "float16", "bfloat16") or precision.startswith("int")
-        if len(shape) < 2 or not is_weight or precision in ("int32", "int64"):
+        is_scale = kind == "embedding" and shape[-1:] == (1,)  # of rows, looked up beside them
+        if len(shape) < 2 or is_scale or precision not in _WEIGHT_PRECISIONS:
             return None
-        is_decoded = any(item.name in _DEQUANTIZES for item in passed)
-        activations, is_integer = self._compute(operator, slot, tensor, is_decoded=is_decoded)
+        activations, is_integer = self._compute(operator, slot, tensor, passed)
         return WeightLayer(
             subgraph=self.place,
             operator=operator,
@@ -149,10 +161,10 @@ class _Links:
             precision=precision,
             activations=activations,
             is_integer=is_integer,
-            is_decoded=is_decoded,
+            passed=passed,
         )
 
-    def _constant_behind(self, index: int) -> tuple[TensorInfo, Sequence[Operator]] | None:
+    def _constant_behind(self, index: int) -> tuple[TensorInfo, tuple[Operator, ...]] | None:
         """The constant that a tensor is, or is made of without arithmetic."""
         passed: list[Operator] = []
         for _ in range(_MOST_STEPS_BACK):
@@ -160,16 +172,26 @@ class _Links:
                 return None
             tensor = self.subgraph.tensors[index]
             if tensor.is_constant:
-                return tensor, passed
+                is_scaled = any(item.name == "Mul" for item in passed)
+                return None if is_scaled and tensor.dtype not in _INTEGERS else (tensor, (*passed,))
             maker = self.maker.get(index)
-            if maker is None or maker.name not in _PASS_THROUGH or not maker.inputs:
+            if maker is None:
                 return None
             passed.append(maker)
-            index = maker.inputs[0]
+            index = self._source(maker)
         return None
 
+    def _source(self, maker: Operator) -> int:
+        """The input whose values an operator passes on, -1 for one that does more than that."""
+        if maker.name in _PASS_THROUGH:
+            return maker.inputs[0] if maker.inputs else -1
+        if maker.name == "Mul" and len(maker.inputs) == 2:
+            computed = [i for i in maker.inputs if not self.subgraph.tensors[i].is_constant]
+            return computed[0] if len(computed) == 1 else -1
+        return -1
+
     def _compute(
-        self, operator: Operator, slot: int, tensor: TensorInfo, *, is_decoded: bool
+        self, operator: Operator, slot: int, tensor: TensorInfo, passed: Sequence[Operator]
     ) -> tuple[ActivationKind, bool]:
         """(how activations come in, whether integers are multiplied)."""
         if operator.name in _STATIC_INTEGER:
@@ -180,16 +202,13 @@ class _Links:
             is_integer = operator.attributes.get("accuracy_level") == _INT8_ACCURACY_LEVEL
             return ("dynamic", True) if is_integer else ("none", False)
         if self.graph.format == "tflite":
-            return self._compute_tflite(operator, slot, tensor, is_decoded=is_decoded)
-        if not is_decoded or tensor.dtype not in _INTEGERS:
-            return "none", False
-        return self._compute_qdq(operator, slot, tensor)
+            is_decoded = any(item.name in _DEQUANTIZES for item in passed)
+            if is_decoded or tensor.dtype not in _INTEGERS:
+                return "none", False
+            return self._compute_tflite(operator, slot)
+        return self._compute_qdq(operator, slot, tensor, passed)
 
-    def _compute_tflite(
-        self, operator: Operator, slot: int, tensor: TensorInfo, *, is_decoded: bool
-    ) -> tuple[ActivationKind, bool]:
-        if is_decoded or tensor.dtype not in _INTEGERS:
-            return "none", False
+    def _compute_tflite(self, operator: Operator, slot: int) -> tuple[ActivationKind, bool]:
         others = [item for item in operator.inputs if item >= 0 and item != operator.inputs[slot]]
         free = [item for item in others if not self.subgraph.tensors[item].is_constant]
         if free and self.subgraph.tensors[free[0]].dtype in _INTEGERS:
@@ -198,16 +217,19 @@ class _Links:
         return "dynamic", True
 
     def _compute_qdq(
-        self, operator: Operator, slot: int, tensor: TensorInfo
+        self, operator: Operator, slot: int, tensor: TensorInfo, passed: Sequence[Operator]
     ) -> tuple[ActivationKind, bool]:
         """ONNX Runtime makes an integer kernel of an operator between quantize and dequantize."""
         is_product = operator.name in ("MatMul", "Gemm")
         data = operator.inputs[1 - slot if is_product else 0]
         maker = self.maker.get(data)
-        if maker is None or maker.name != "DequantizeLinear":
+        decoders = [item.name for item in passed].count("DequantizeLinear")
+        if maker is None or maker.name != "DequantizeLinear" or not decoders:
             return "none", False
-        # Its CPU kernels for 4-bit weights with quantized activations compute in float.
-        is_integer = tensor.dtype in ("int8", "uint8")
+        # Its CPU kernels take 8-bit weights; narrower ones count once they are cast to 8 bits.
+        is_integer = tensor.dtype in ("int8", "uint8") or any(
+            item.name == "Cast" and item.attributes.get("to") in _EIGHT_BIT_TYPES for item in passed
+        )
         if operator.name in ("Conv", "ConvTranspose"):
             is_integer = is_integer and self._is_requantized(operator)
         return "static", is_integer

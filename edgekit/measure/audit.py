@@ -3,26 +3,19 @@
 Pure functions over graphs: nothing is believed that a converter said about itself.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from edgekit.core.errors import StepError
 from edgekit.core.figure import Figure, exact
 from edgekit.core.strategy import Quantize
-from edgekit.graph.model import Graph
+from edgekit.graph.model import BITS, Graph
 from edgekit.graph.weights import WeightLayer, weight_layers
 from edgekit.measure.audit_match import Pair, match_layers, module_path
+from edgekit.measure.audit_subject import FLOATS, MIN_WEIGHT_ELEMENTS, STORED_AS, Subject
 from edgekit.measure.audit_values import layer_scale_fault, scale_faults, value_fault
 
 Severity = Literal["note", "counted", "fatal"]
-
-_STORED_AS = {"int8": "int8", "int4": "int4", "fp16": "float16", "float": "float32"}
-_BITS = {"float32": 32, "float16": 16, "bfloat16": 16, "int16": 16, "int8": 8, "int4": 4, "int2": 2}
-_FLOATS = ("float32", "float16", "bfloat16")
-# Below this a constant is a bias or a factor; quantizing it wins nothing.
-MIN_WEIGHT_ELEMENTS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +62,7 @@ def audit_quantization(
     """
     float_layers = weight_layers(float_graph)
     pairs, missing = match_layers(float_layers, weight_layers(graph), tensor_map)
-    subject = _Subject(
+    subject = Subject(
         graph=graph,
         settings=settings,
         tensor_map=tensor_map,
@@ -106,73 +99,7 @@ _FLOAT_COMPUTE = "float activations"
 _COMPUTE_KINDS = ("float compute", "activations")
 
 
-class _Subject:
-    """The audited graph: its layers with their float counterparts, and what each should be."""
-
-    def __init__(
-        self,
-        *,
-        graph: Graph,
-        settings: Quantize,
-        tensor_map: Mapping[str, str],
-        pairs: list[Pair],
-        ends: set[tuple[int, int]],
-    ) -> None:
-        self.graph = graph
-        self.settings = settings
-        self.tensor_map = tensor_map
-        self.pairs = pairs
-        self.distinct = list({pair.layer.key: pair for pair in reversed(pairs)}.values())[::-1]
-        large = [pair for pair in self.distinct if pair.layer.elements >= MIN_WEIGHT_ELEMENTS]
-        # In a model of small layers only, all of them count.
-        self.counted = large or self.distinct
-        self._counted = {pair.layer.key for pair in self.counted}
-        self.total = sum(pair.layer.elements for pair in self.counted)
-        self._ends = {
-            pair.layer.key
-            for pair in pairs
-            if pair.float_layer is not None and pair.float_layer.key in ends
-        }
-        self._patterns = [(_compiled(item.pattern), item) for item in settings.overrides]
-
-    def path(self, layer: WeightLayer) -> str:
-        """What to call a layer."""
-        return module_path(layer.tensor.name, self.tensor_map)
-
-    def wanted(self, layer: WeightLayer) -> str:
-        """The precision asked of a layer; of several overrides that match, the last counts."""
-        names = (self.path(layer), layer.tensor.name)
-        for pattern, override in reversed(self._patterns):
-            if any(pattern.search(name) for name in names):
-                return override.precision
-        is_end = self.settings.keep_first_last_int8 and layer.key in self._ends
-        return "int8" if self.settings.precision == "int4" and is_end else self.settings.precision
-
-    def share(self, layer: WeightLayer) -> float:
-        """The layer's share of all weight elements that count."""
-        return layer.elements / self.total if self.is_counted(layer) else 0.0
-
-    def is_counted(self, layer: WeightLayer) -> bool:
-        """Whether the layer is large enough to matter."""
-        return layer.key in self._counted
-
-    def is_as_asked(self, layer: WeightLayer) -> bool:
-        """Whether the weight is stored at the precision that was asked of it."""
-        asked = self.wanted(layer)
-        is_left = asked == "float" and layer.precision in _FLOATS
-        return is_left or layer.precision == _STORED_AS[asked]
-
-
-def _compiled(pattern: str) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern)
-    except re.error as wrong:
-        raise StepError(
-            f"quantize: override pattern '{pattern}' is no regular expression: {wrong}"
-        ) from wrong
-
-
-def _nothing_changed(subject: _Subject) -> Iterator[Finding]:
+def _nothing_changed(subject: Subject) -> Iterator[Finding]:
     asked = [pair for pair in subject.distinct if subject.wanted(pair.layer) != "float"]
     if subject.distinct and not asked:
         return  # everything was to stay as it is
@@ -204,7 +131,7 @@ def _nothing_changed(subject: _Subject) -> Iterator[Finding]:
     )
 
 
-def _missing(subject: _Subject, missing: list[WeightLayer]) -> Iterator[Finding]:
+def _missing(subject: Subject, missing: list[WeightLayer]) -> Iterator[Finding]:
     large = [item for item in missing if item.elements >= MIN_WEIGHT_ELEMENTS] or missing
     total = subject.total + sum(item.elements for item in large)
     for layer in large:
@@ -224,12 +151,12 @@ def _missing(subject: _Subject, missing: list[WeightLayer]) -> Iterator[Finding]
         )
 
 
-def _storage(subject: _Subject, pair: Pair) -> Iterator[Finding]:
+def _storage(subject: Subject, pair: Pair) -> Iterator[Finding]:
     layer = pair.layer
     if subject.is_as_asked(layer):
         return
-    wanted, found = _STORED_AS[subject.wanted(layer)], layer.precision
-    kind = "wider than asked" if _BITS[found] > _BITS[wanted] else "narrower than asked"
+    wanted, found = STORED_AS[subject.wanted(layer)], layer.precision
+    kind = "wider than asked" if BITS[found] > BITS[wanted] else "narrower than asked"
     severity: Severity = "counted"
     why = ""
     if layer.kind == "depthwise" and (wanted, found) == ("int4", "int8"):
@@ -241,7 +168,7 @@ def _storage(subject: _Subject, pair: Pair) -> Iterator[Finding]:
 
 
 def _finding(
-    subject: _Subject,
+    subject: Subject,
     layer: WeightLayer,
     kind: str,
     wanted: str,
@@ -264,28 +191,47 @@ def _finding(
     )
 
 
-def _compute(subject: _Subject) -> Iterator[Finding]:
+def _compute(subject: Subject) -> Iterator[Finding]:
     """Operators that do not compute with the activations that were asked."""
     activations = subject.settings.activations
+    unsupported = []
     for pair in _computing(subject):
         layer = pair.layer
-        if activations == "none" or subject.wanted(layer) in ("fp16", "float"):
-            continue
-        if layer.precision in _FLOATS:
-            continue  # named once already: its weights stayed float
+        asked = subject.wanted(layer)
+        if activations == "none" or asked in ("fp16", "float") or layer.precision in FLOATS:
+            continue  # floats were asked, or are named already as weights that stayed
         wanted = f"{activations} integer activations"
         if not layer.is_integer and layer.precision == "int4" and subject.graph.format == "onnx":
-            why = "; ONNX Runtime has no integer kernel for it: 4 bits win bytes only"
-            yield _finding(subject, layer, "float compute", wanted, _FLOAT_COMPUTE, "note", why)
+            unsupported.append(layer)
         elif layer.activations not in (activations, "none"):
             found = f"{layer.activations} integer activations"
             yield _finding(subject, layer, "activations", wanted, found, "counted", "")
         elif not layer.is_integer:
             why = "; its weights are dequantized and multiplied as floats"
             yield _finding(subject, layer, "float compute", wanted, _FLOAT_COMPUTE, "counted", why)
+    if unsupported:
+        yield _unsupported(subject, unsupported)
 
 
-def _computing(subject: _Subject) -> list[Pair]:
+def _unsupported(subject: Subject, layers: list[WeightLayer]) -> Finding:
+    """One note for all: the engine has no kernel for it, so it is no layer's fault."""
+    names = ", ".join(dict.fromkeys(subject.path(layer) for layer in layers))
+    share = sum(subject.share(layer) for layer in layers)
+    return Finding(
+        kind="float compute",
+        layer=names,
+        wanted=f"{subject.settings.activations} integer activations",
+        found=_FLOAT_COMPUTE,
+        share=share,
+        message=(
+            f"{len(layers)} layers compute in float ({share:.1%} of the weights): ONNX Runtime has "
+            f"no integer kernel for 4-bit weights like these, they win bytes only: {names}"
+        ),
+        severity="note",
+    )
+
+
+def _computing(subject: Subject) -> list[Pair]:
     """Every use of a counted weight that multiplies; an embedding only looks up."""
     return [
         pair
@@ -294,7 +240,7 @@ def _computing(subject: _Subject) -> list[Pair]:
     ]
 
 
-def _scales(subject: _Subject) -> Iterator[Finding]:
+def _scales(subject: Subject) -> Iterator[Finding]:
     total = subject.total or 1
     for fault in scale_faults(subject.graph):
         name = module_path(fault.tensor, subject.tensor_map)
@@ -317,7 +263,7 @@ def _bad_scale(name: str, what: str, share: float) -> Finding:
     )
 
 
-def _values(float_graph: Graph, subject: _Subject) -> Iterator[Finding]:
+def _values(float_graph: Graph, subject: Subject) -> Iterator[Finding]:
     for pair in subject.counted:
         if pair.float_layer is None:
             continue
@@ -335,7 +281,7 @@ def _values(float_graph: Graph, subject: _Subject) -> Iterator[Finding]:
             )
 
 
-def _figures(subject: _Subject, findings: list[Finding]) -> tuple[Figure, ...]:
+def _figures(subject: Subject, findings: list[Finding]) -> tuple[Figure, ...]:
     how = "opened the artifact and compared every weight's dtype with what was asked"
     missing = sum(item.share for item in findings if item.kind == "missing")
     stored = sum(pair.layer.elements for pair in subject.counted if subject.is_as_asked(pair.layer))
@@ -348,7 +294,7 @@ def _figures(subject: _Subject, findings: list[Finding]) -> tuple[Figure, ...]:
     stored_float = {
         pair.layer.key: pair.layer.tensor.stored_bytes
         for pair in subject.distinct
-        if pair.layer.precision in _FLOATS
+        if pair.layer.precision in FLOATS
     }
     return (
         exact("weights_as_asked_share", as_asked, "share", how),

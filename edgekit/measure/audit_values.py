@@ -8,7 +8,7 @@ import numpy as np
 from edgekit.core.errors import InputError
 from edgekit.graph.grid import WeightGrid, weight_grid, weight_quantization
 from edgekit.graph.model import Array, Graph, TensorInfo, TensorQuantization
-from edgekit.graph.weights import WeightLayer
+from edgekit.graph.weights import BLOCK_PACKED, WeightLayer
 
 # Rounding to a grid is off by 0.29 steps (root of 1/12) on average and by half a step at most.
 # Clipping and GPTQ move a few weights further; a scale that is wrong by a factor moves all.
@@ -82,7 +82,13 @@ def layer_scale_fault(graph: Graph, layer: WeightLayer) -> str:
     if layer.tensor.quantization is not None:
         return ""  # among scale_faults
     quantization = weight_quantization(graph, layer)
-    return "" if quantization is None else _number_fault(quantization.scales)
+    if quantization is None:
+        return ""
+    if layer.operator.name not in BLOCK_PACKED:
+        return _number_fault(quantization.scales)
+    # ONNX Runtime's blocks may have negative scales, and zero for a block of zeros.
+    scales = np.abs(quantization.scales)
+    return _number_fault(np.where(scales == 0, 1, scales) if scales.any() else scales)
 
 
 def value_fault(
@@ -108,12 +114,9 @@ def value_fault(
 
 def _layouts(values: Array, shape: tuple[int, ...]) -> Iterator[Array]:
     """The float weight as the quantized one may hold it: the same, transposed, or reshaped."""
-    if values.shape == shape:
-        yield values
-    if values.ndim == 2 and values.T.shape == shape:
-        yield np.ascontiguousarray(values.T)
-    elif values.shape != shape and values.size == np.prod(shape):
-        yield values.reshape(shape)
+    for candidate in (values, np.ascontiguousarray(values.T)) if values.ndim == 2 else (values,):
+        if candidate.size == np.prod(shape):
+            yield candidate.reshape(shape)
 
 
 def _difference(wanted: Array, grid: WeightGrid, layer: WeightLayer) -> str:
@@ -141,7 +144,8 @@ def _wrong_groups(
     groups = np.broadcast_to(grid.groups, error.shape).reshape(-1)
     count = len(grid.scales)
     members = np.maximum(np.bincount(groups, minlength=count), 1)
-    steps_off = np.sqrt(np.bincount(groups, error.reshape(-1), count) / members) / grid.scales
+    steps = np.maximum(np.abs(grid.scales), np.finfo(np.float32).tiny)
+    steps_off = np.sqrt(np.bincount(groups, error.reshape(-1), count) / members) / steps
     energy = np.bincount(groups, np.square(wanted, dtype=np.float64).reshape(-1), count)
     share = np.bincount(groups, error.reshape(-1), count) / np.maximum(energy, 1e-30)
     limit = _GROUP_ERROR.get(layer.precision, 1.0)

@@ -26,7 +26,7 @@ def cache_view(
     if rows:
         yield table(("stage", "key", "bytes", "last used (UTC)"), rows)
         yield Text()
-    yield Text(f"{len(entries)} results, {format_bytes(size_bytes)} in {root}")
+    yield f"{len(entries)} results, {format_bytes(size_bytes)} in {root}"
 
 
 def _time_text(seconds: float) -> str:

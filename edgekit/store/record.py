@@ -36,6 +36,34 @@ class Record:
     remarks: tuple[Event, ...] = field(default=())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredResult:
+    """One stage's verified files and values.
+
+    folder: must not be written to. differences: what another result of the same key had otherwise
+    (names of files, ``values.NAME``), when this one was made anew: the stage is not deterministic.
+    """
+
+    key: str
+    folder: Path
+    values: dict[str, Any]
+    files: tuple[FileEntry, ...]
+    digest: str
+    remarks: tuple[Event, ...] = ()
+    is_reused: bool = True
+    differences: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreEntry:
+    """One entry as listed. used_at: seconds since the epoch."""
+
+    key: str
+    stage: str
+    bytes: int
+    used_at: float
+
+
 def result_digest(files: tuple[FileEntry, ...], values: Mapping[str, Any]) -> str:
     """sha256 over everything that a stage gave."""
     return digest_of({"files": files, "values": values})
@@ -48,6 +76,22 @@ def plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     plain: dict[str, Any] = json.loads(canonical_json(values))
     return plain
+
+
+def stored_result(
+    entry: Path, record: Record, *, is_reused: bool = True, changed: tuple[str, ...] = ()
+) -> StoredResult:
+    """A record and its files as they are handed out."""
+    return StoredResult(
+        key=record.key,
+        folder=entry / record.digest,
+        values=record.values,
+        files=record.files,
+        digest=record.digest,
+        remarks=record.remarks,
+        is_reused=is_reused,
+        differences=changed,
+    )
 
 
 def read_record(entry: Path, key: str) -> Record | None:

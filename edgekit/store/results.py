@@ -9,13 +9,11 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
 from typing import Any, Self
 
-from edgekit.core.artifact import FileEntry
 from edgekit.core.codec import canonical_json
 from edgekit.core.errors import OutputError
 from edgekit.core.progress import Event, Reporter
@@ -27,11 +25,14 @@ from edgekit.store.record import (
     SCHEMA,
     DamagedEntryError,
     Record,
+    StoredResult,
+    StoreEntry,
     check_files,
     differences,
     plain_values,
     read_record,
     result_digest,
+    stored_result,
 )
 
 ADVICE = "set EDGEKIT_CACHE to a folder that can be written and has room"
@@ -39,34 +40,6 @@ Produce = Callable[[Path], Mapping[str, Any]]
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _QUIET = Reporter(stage="")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredResult:
-    """One stage's verified files and values.
-
-    folder: must not be written to. differences: what another result of the same key had otherwise
-    (names of files, ``values.NAME``), when this one was made anew: the stage is not deterministic.
-    """
-
-    key: str
-    folder: Path
-    values: dict[str, Any]
-    files: tuple[FileEntry, ...]
-    digest: str
-    remarks: tuple[Event, ...] = ()
-    is_reused: bool = True
-    differences: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoreEntry:
-    """One entry as listed. used_at: seconds since the epoch."""
-
-    key: str
-    stage: str
-    bytes: int
-    used_at: float
 
 
 def default_root() -> Path:
@@ -204,7 +177,7 @@ class Store:
             return None
         check_files(entry / record.digest, record)
         os.utime(entry / RECORD_NAME)
-        return _result(entry, record)
+        return stored_result(entry, record)
 
     def _read_quietly(self, key: str) -> StoredResult | None:
         with self._writing():
@@ -263,7 +236,7 @@ class Store:
         self._prune(record)
         self._keep(record.key, self._use(record.key))
         changed = () if old is None else differences(old, record)
-        return _result(entry, record, is_reused=False, changed=changed)
+        return stored_result(entry, record, is_reused=False, changed=changed)
 
     def _prune(self, record: Record) -> None:
         """Remove what else lies in the entry, unless somebody may be reading it."""
@@ -304,21 +277,6 @@ class Store:
     def _writing(self) -> Iterator[None]:
         with writing_to(self.root, ADVICE):
             yield
-
-
-def _result(
-    entry: Path, record: Record, *, is_reused: bool = True, changed: tuple[str, ...] = ()
-) -> StoredResult:
-    return StoredResult(
-        key=record.key,
-        folder=entry / record.digest,
-        values=record.values,
-        files=record.files,
-        digest=record.digest,
-        remarks=record.remarks,
-        is_reused=is_reused,
-        differences=changed,
-    )
 
 
 def _record_to_compare(entry: Path, key: str) -> Record | None:

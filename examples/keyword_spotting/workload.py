@@ -29,12 +29,12 @@ class KeywordNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            *layer(1, 32, kernel=64, stride=8),
-            *layer(32, 48, kernel=5, stride=4),
-            *layer(48, 64, kernel=5, stride=2),
-            *layer(64, 96, kernel=3, stride=2),
+            *layer(1, 32, kernel=80, stride=16),
+            *layer(32, 96, kernel=5, stride=2),
+            *layer(96, 128, kernel=5, stride=2),
+            *layer(128, 128, kernel=3, stride=2),
         )
-        self.head = nn.Linear(96, 10)
+        self.head = nn.Linear(128, 10)
 
     def forward(self, sound: Tensor) -> Tensor:
         return self.head(self.body(sound).mean(2))

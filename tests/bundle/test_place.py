@@ -57,9 +57,13 @@ def test_what_is_there_stays_without_force(tmp_path, any_system):
 
 
 def test_a_failure_inside_leaves_nothing(tmp_path):
-    with pytest.raises(ZeroDivisionError), work_folder(tmp_path / "out") as work:
-        (work / "file").write_text("x")
-        raise ZeroDivisionError
+    def fail():
+        with work_folder(tmp_path / "out") as work:
+            (work / "file").write_text("x")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert names(tmp_path) == []
 
 
@@ -130,7 +134,7 @@ def test_a_work_folder_that_was_taken_for_a_leftover_is_made_again(tmp_path, mon
 def test_the_closest_folder_above_is_found_and_a_file_in_the_way_is_named(tmp_path):
     assert nearest_folder(tmp_path / "a" / "b" / "c") == tmp_path
     (tmp_path / "file").write_text("x")
-    with pytest.raises(OutputError, match="'.*file' is no folder"):
+    with pytest.raises(OutputError, match=r"'.*file' is no folder"):
         nearest_folder(tmp_path / "file" / "b" / "c")
 
 

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from edgekit.catalog.document import MAX_FILE_BYTES, read_document
+from edgekit.catalog.document import MAX_DEPTH, MAX_FILE_BYTES, read_document
 from edgekit.core.errors import ProfileError
 
 
@@ -41,6 +41,17 @@ def test_a_huge_file_is_refused_unread(tmp_path):
 def test_deep_nesting_is_refused(tmp_path):
     with pytest.raises(ProfileError, match=r"x\.toml"):
         read(tmp_path / "x.toml", b"a = " + b"[" * 50_000 + b"]" * 50_000)
+
+
+def test_depth_is_refused_before_anything_runs_out(tmp_path):
+    for depth in (30, 60, 300, *range(440, 500, 5), 900):
+        try:
+            read(tmp_path / "x.toml", b"a = " + b"[" * depth + b"]" * depth)
+        except ProfileError:
+            is_refused = True
+        else:
+            is_refused = False
+        assert is_refused == (depth > MAX_DEPTH - 1), depth
 
 
 def test_a_number_of_too_many_digits_is_refused(tmp_path):

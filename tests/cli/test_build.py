@@ -5,10 +5,10 @@ import json
 import pytest
 
 import edgekit.flow.build as building
-import edgekit.flow.planning as planning
 from edgekit.core.errors import BudgetError
 from edgekit.core.progress import Reporter
 from edgekit.core.strategy import Override
+from edgekit.flow import planning
 from edgekit.flow.results import BuildOptions
 from edgekit.flow.sources import SourceOptions
 from tests.cli import builders

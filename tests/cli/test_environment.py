@@ -1,26 +1,66 @@
 """doctor, toolchain, cache, devices and targets."""
 
+import importlib.metadata
 import json
 
 import pytest
 
+from edgekit.catalog import search
 from edgekit.core.progress import Reporter
 from edgekit.store import Store
 
-ODD_TARGET = """
+TARGET = """
 schema = 1
-name = "odd"
-title = "A target that nobody has"
+name = "{name}"
+title = "The target {name}"
 format = "tflite"
-suffix = ".odd"
+suffix = ".tflite"
 compiler = "litert"
 runtime = "litert"
 runtime_package = "ai-edge-litert"
 minimum_runtime_version = "2.1.0"
 
 [toolchain]
-requirements = ["no-such-package-of-edgekit==1.0"]
+requirements = ["{requirement}"]
+modules = ["click"]
+
+[[precision]]
+name = "int8"
+layers = ["conv", "linear"]
+note = "a note on int8"
+
+[[runtime_library]]
+abi = "android-arm64"
+bytes = 23420128
+version = "2.3.0"
+sha256 = "{digest}"
+source = "weighed by hand"
 """
+OPERATORS = """
+schema = 1
+native = ["aten.conv2d.default", "aten.relu.default"]
+fallback = ["aten.sort.default"]
+unsupported = []
+
+[notes]
+"aten.sort.default" = "sorted on one thread"
+"""
+
+
+@pytest.fixture
+def two_targets(tmp_path, monkeypatch):
+    """A catalog of two targets: the pins of ``here`` are met, those of ``odd`` by nobody."""
+    requirements = {
+        "here": f"click=={importlib.metadata.version('click')}",
+        "odd": "no-such-package-of-edgekit==1.0",
+    }
+    for name, requirement in requirements.items():
+        folder = tmp_path / "root" / "targets" / name
+        folder.mkdir(parents=True)
+        toml = TARGET.format(name=name, requirement=requirement, digest="0" * 64)
+        (folder / "target.toml").write_text(toml)
+        (folder / "operators.toml").write_text(OPERATORS)
+    monkeypatch.setattr(search, "built_in_root", lambda: tmp_path / "root")
 
 
 @pytest.fixture
@@ -88,8 +128,6 @@ def test_cache_clear_removes_everything(stored, command):
 
 
 def test_doctor_lists_packages_and_always_ends_with_0(command):
-    import importlib.metadata
-
     found = command("doctor")
     assert found.code == 0
     assert importlib.metadata.version("onnxruntime") in found.out
@@ -101,48 +139,41 @@ def test_doctor_in_json_has_facts_and_checks(command):
     assert {"facts", "checks", "toolchains"} <= found.keys()
 
 
-@pytest.fixture
-def odd_target(tmp_path, monkeypatch):
-    """A target whose pins nobody meets."""
-    folder = tmp_path / "root" / "targets" / "odd"
-    folder.mkdir(parents=True)
-    (folder / "target.toml").write_text(ODD_TARGET)
-    monkeypatch.setenv("EDGEKIT_PATH", str(tmp_path / "root"))
-
-
-@pytest.mark.usefixtures("odd_target")
+@pytest.mark.usefixtures("two_targets")
 def test_doctor_can_demand_a_target_and_names_the_command(command):
     found = command("doctor", "--require", "odd")
     assert found.code == 5
     assert "edgekit toolchain install odd" in found.err
 
 
+@pytest.mark.usefixtures("two_targets")
 def test_doctor_is_content_with_a_target_that_is_here(command):
-    assert command("doctor", "--require", "onnx").code == 0
+    assert command("doctor", "--require", "here").code == 0
 
 
-@pytest.mark.usefixtures("odd_target")
+@pytest.mark.usefixtures("two_targets")
 def test_toolchain_list_says_what_is_missing(command):
     found = json.loads(command("toolchain", "list", "--json").out)["toolchains"]
     states = {item["name"]: item["state"] for item in found}
     assert states["odd"] == "missing"
-    assert states["onnx"] == "used in place"
+    assert states["here"] == "used in place"
     text = " ".join(command("toolchain", "list").out.split())
     assert "no-such-package-of-edgekit" in text
 
 
-@pytest.mark.usefixtures("odd_target")
+@pytest.mark.usefixtures("two_targets")
 def test_toolchain_install_that_cannot_be_done_ends_with_5(command, monkeypatch):
     # No index is asked: pip has nowhere to look.
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     assert command("toolchain", "install", "odd").code == 5
 
 
+@pytest.mark.usefixtures("two_targets")
 def test_toolchain_verbs_reach_flow(command, monkeypatch, tmp_path):
     from edgekit.flow import toolchain
 
     made = toolchain.UsableToolchain(
-        name="onnx", python=tmp_path / "bin" / "python", versions={}, digest="d"
+        name="here", python=tmp_path / "bin" / "python", versions={}, digest="d"
     )
 
     def install(target, *, listener):
@@ -150,15 +181,16 @@ def test_toolchain_verbs_reach_flow(command, monkeypatch, tmp_path):
         return made
 
     monkeypatch.setattr(toolchain, "install", install)
-    found = command("toolchain", "install", "onnx")
-    assert found.out == f"onnx: {made.python}\n"
-    assert "toolchain: making onnx" in found.err
-    assert json.loads(command("toolchain", "install", "onnx", "--json").out)["digest"] == "d"
+    found = command("toolchain", "install", "here")
+    assert found.out == f"here: {made.python}\n"
+    assert "toolchain: making here" in found.err
+    assert json.loads(command("toolchain", "install", "here", "--json").out)["digest"] == "d"
 
 
+@pytest.mark.usefixtures("two_targets")
 def test_toolchain_remove_of_nothing_frees_nothing(command):
-    assert command("toolchain", "remove", "onnx").out == "freed 0 B\n"
-    assert json.loads(command("toolchain", "remove", "onnx", "--json").out) == {"freed_bytes": 0}
+    assert command("toolchain", "remove", "here").out == "freed 0 B\n"
+    assert json.loads(command("toolchain", "remove", "here", "--json").out) == {"freed_bytes": 0}
 
 
 def test_devices_lists_the_generic_ones_among_all(command):
@@ -197,23 +229,32 @@ def test_an_unknown_device_is_an_input_error_with_the_nearest(command):
     assert "phone" in found.err
 
 
+@pytest.mark.usefixtures("two_targets")
 def test_targets_are_listed_with_their_state(command):
     found = json.loads(command("targets", "--json").out)["targets"]
     states = {item["target"]["name"]: item["toolchain"]["state"] for item in found}
-    assert states["litert"] == states["onnx"] == "used in place"
+    assert states == {"here": "used in place", "odd": "missing"}
     assert "used in place" in command("targets").out
 
 
+@pytest.mark.usefixtures("two_targets")
 def test_one_target_shows_pins_precisions_libraries_and_operators(command):
-    from edgekit.catalog import load_target
+    text = " ".join(command("targets", "odd").out.split())
+    for part in (
+        "no-such-package-of-edgekit==1.0",
+        "ai-edge-litert 2.1.0 or newer",
+        "missing; the current environment lacks:",
+        "int8 conv, linear a note on int8",
+        "android-arm64 23.4 MB 2.3.0 weighed by hand",
+        "1 fallback, 2 native",
+        "aten.sort.default: fallback; sorted on one thread",
+    ):
+        assert part in text, part
+    document = json.loads(command("targets", "odd", "--json").out)
+    assert document["target"]["name"] == "odd"
 
-    target = load_target("litert")
-    text = " ".join(command("targets", "litert").out.split())
-    for requirement in target.toolchain.requirements:
-        assert requirement in text
-    for library in target.runtime_libraries:
-        assert library.abi in text
-        assert library.version in text
-    assert "native" in text
-    document = json.loads(command("targets", "litert", "--json").out)
-    assert document["target"]["name"] == "litert"
+
+def test_the_targets_that_come_with_edgekit_are_here(command):
+    found = json.loads(command("targets", "--json").out)["targets"]
+    states = {item["target"]["name"]: item["toolchain"]["state"] for item in found}
+    assert states["litert"] == states["onnx"] == "used in place"

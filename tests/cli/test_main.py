@@ -281,3 +281,8 @@ def test_tables_survive_a_stream_of_ascii():
     )
     assert found.returncode == 0
     assert b"phone" in found.stdout
+
+
+def test_ctrl_c_outside_of_commands_is_no_defect(capsys):
+    ending.defect_hook(["devices"])(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert capsys.readouterr().err.startswith("interrupted: finished stages")

@@ -76,6 +76,27 @@ def test_an_exported_program_is_captured_like_its_module(tmp_path, told):
     np.testing.assert_allclose(found["logits"], wanted, rtol=1e-4, atol=1e-5)
 
 
+def test_a_programs_outputs_and_inputs_go_by_name_and_layers_keep_their_paths(tmp_path, told):
+    workload = models.two_by_two_workload()
+    sample = torch.zeros(1, 12), torch.zeros(1, 20)
+    program = torch.export.export(workload.model, sample, strict=False)
+    swapped = dict(reversed(workload.inputs.items()))
+    again = models.workload_of(program, swapped, ["embedding", "score"])
+    captured = capture(again, tmp_path, told.reporter)
+    batch = batch_for(captured.contract, 3)
+    (found,) = predict_reference(tmp_path, [batch], captured.contract)
+    with torch.no_grad():
+        wanted = workload.model(torch.from_numpy(batch["left"]), torch.from_numpy(batch["right"]))
+    for name in ("embedding", "score"):
+        np.testing.assert_allclose(found[name], wanted[name].numpy(), rtol=1e-4, atol=1e-5)
+    assert {layer.module_path for layer in captured.facts.layers} == {
+        "left",
+        "right",
+        "score",
+        "embed",
+    }
+
+
 def test_a_compiled_module_is_captured_like_the_one_inside(tmp_path, told):
     workload = models.mlp_workload()
     inner = capture(workload, tmp_path, told.reporter)
@@ -182,7 +203,7 @@ def test_a_batch_that_cannot_vary_is_refused_with_a_way_out(tmp_path, told):
 
 @pytest.mark.parametrize("model", ["model.pth", torch.jit.script(nn.ReLU())])
 def test_what_is_no_module_is_refused(model, tmp_path, told):
-    with pytest.raises(WorkloadError, match="must be a torch.nn.Module"):
+    with pytest.raises(WorkloadError, match=r"must be a torch\.nn\.Module"):
         capture(models.workload_of(model, X, ["y"]), tmp_path, told.reporter)
 
 

@@ -92,7 +92,7 @@ def test_hostile_sample_inputs_are_refused_before_they_run(saved, tmp_path):
     torch.save(Bomb(marker), content)
     hostile = content.read_bytes()
     rewrite(saved, {"data/sample_inputs/model.pt": lambda _: hostile})
-    with pytest.raises(WorkloadError, match="is a pickle that runs .*mkdir"):
+    with pytest.raises(WorkloadError, match=r"is a pickle that runs .*mkdir"):
         load_program(saved)
     assert not marker.exists()
 
@@ -214,7 +214,7 @@ def test_a_safetensors_checkpoint_gives_its_tensors(tmp_path):
 def test_a_hostile_checkpoint_is_refused_before_it_runs(tmp_path):
     marker = tmp_path / "ran"
     torch.save({"w": Bomb(marker)}, tmp_path / "model.pth")
-    with pytest.raises(WorkloadError, match="would run code that the file names .*mkdir"):
+    with pytest.raises(WorkloadError, match=r"would run code that the file names .*mkdir"):
         load_state(tmp_path / "model.pth")
     assert not marker.exists()
 

@@ -145,7 +145,27 @@ def test_tflite_holds_no_names_and_only_the_metadata_that_the_runtime_reads():
     graph = read_graph(stripped, name="m")
     assert graph.metadata == ("min_runtime_version",)
     assert graph.signatures == ()
-    assert {item.name for item in graph.subgraphs[0].tensors} == {""}
+    assert {item.name for item in graph.subgraphs[0].tensors} == {"", "i0", "o0"}
+
+
+def test_tflite_runs_in_the_engine_that_goes_by_names():
+    """CompiledModel, as phone apps use it: two inputs and two outputs that must not be mixed up."""
+    from ai_edge_litert.compiled_model import CompiledModel
+
+    a, b = np.linspace(-1, 1, 8, dtype=np.float32), np.linspace(0, 3, 12, dtype=np.float32)
+    with torch.no_grad():
+        wanted = artifacts.modules()["two"](torch.from_numpy(a[None]), torch.from_numpy(b[None]))
+    model = CompiledModel.from_buffer(
+        strip_bytes(artifacts.float_tflite("two"), "tflite", name="m")
+    )
+    inputs, outputs = model.create_input_buffers(0), model.create_output_buffers(0)
+    inputs[0].write(a)
+    inputs[1].write(b)
+    model.run_by_index(0, inputs, outputs)
+    for buffer, value in zip(outputs, wanted, strict=True):
+        found = buffer.read(value.numel(), np.float32)
+        # Sums of 8 and 12 products in another order.
+        np.testing.assert_allclose(found, value.numpy().ravel(), rtol=1e-5, atol=1e-6)
 
 
 def test_tflite_keeps_the_oldest_runtime_that_can_run_it():

@@ -4,8 +4,8 @@ import subprocess
 import sys
 
 import numpy as np
+import PIL.Image
 import pytest
-from PIL import Image as pillow
 
 from edgekit.core.contract import Image
 from edgekit.core.errors import InputError, MissingDependencyError
@@ -53,8 +53,8 @@ def test_torchvision_s_own_figures():
 @pytest.mark.parametrize("method", ["bilinear", "bicubic", "nearest"])
 def test_stretching_is_pillow_s(method):
     source = Image(height=5, width=6, resize=method, scale=1.0)
-    picture = pillow.fromarray(PIXELS)
-    wanted = np.asarray(picture.resize((6, 5), pillow.Resampling[method.upper()]))
+    picture = PIL.Image.fromarray(PIXELS)
+    wanted = np.asarray(picture.resize((6, 5), PIL.Image.Resampling[method.upper()]))
     for raw in (PIXELS, picture):
         found = prepare(raw, source, where="x")
         np.testing.assert_array_equal(found, wanted.transpose(2, 0, 1))
@@ -73,7 +73,7 @@ def test_stretching_is_pillow_s(method):
 )
 def test_cropping_keeps_the_aspect_and_takes_the_middle(shape, resized, corner):
     pixels = np.random.default_rng(1).integers(0, 256, (*shape, 3)).astype(np.uint8)
-    picture = pillow.fromarray(pixels).resize(resized[::-1], pillow.Resampling.BILINEAR)
+    picture = PIL.Image.fromarray(pixels).resize(resized[::-1], PIL.Image.Resampling.BILINEAR)
     top, left = corner
     wanted = np.asarray(picture)[top : top + 4, left : left + 4]
     source = Image(height=4, width=4, fit="crop", scale=1.0, layout="NHWC")
@@ -82,17 +82,17 @@ def test_cropping_keeps_the_aspect_and_takes_the_middle(shape, resized, corner):
 
 def test_grey_pictures_have_one_channel():
     source = Image(height=8, width=10, channels=1, scale=1.0)
-    for raw in (PIXELS[:, :, 0], PIXELS[:, :, :1], pillow.fromarray(PIXELS[:, :, 0])):
+    for raw in (PIXELS[:, :, 0], PIXELS[:, :, :1], PIL.Image.fromarray(PIXELS[:, :, 0])):
         np.testing.assert_array_equal(prepare(raw, source, where="x")[0], PIXELS[:, :, 0])
     small = prepare(PIXELS[:, :, 0], Image(height=4, width=5, channels=1, scale=1.0), where="x")
-    wanted = pillow.fromarray(PIXELS[:, :, 0]).resize((5, 4), pillow.Resampling.BILINEAR)
+    wanted = PIL.Image.fromarray(PIXELS[:, :, 0]).resize((5, 4), PIL.Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(small[0], np.asarray(wanted))
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "npy"])
 def test_files_give_the_same_as_arrays(tmp_path, suffix):
     path = tmp_path / f"x.{suffix}"
-    np.save(path, PIXELS) if suffix == "npy" else pillow.fromarray(PIXELS).save(path)
+    np.save(path, PIXELS) if suffix == "npy" else PIL.Image.fromarray(PIXELS).save(path)
     wanted = prepare(PIXELS, PLAIN, where="x")
     np.testing.assert_array_equal(prepare(path, PLAIN, where="x"), wanted)
     np.testing.assert_array_equal(prepare(str(path), PLAIN, where="x"), wanted)
@@ -100,7 +100,7 @@ def test_files_give_the_same_as_arrays(tmp_path, suffix):
 
 @pytest.mark.parametrize("mode", ["P", "RGBA", "CMYK", "LA", "1"])
 def test_other_8_bit_modes_are_converted_as_pillow_does(tmp_path, mode):
-    picture = pillow.fromarray(PIXELS).convert(mode)
+    picture = PIL.Image.fromarray(PIXELS).convert(mode)
     wanted = np.asarray(picture.convert("RGB")).transpose(2, 0, 1)
     source = Image(height=8, width=10, scale=1.0)
     np.testing.assert_array_equal(prepare(picture, source, where="x"), wanted)
@@ -136,7 +136,7 @@ def test_whole_number_tensors_take_whole_number_levels():
         (PIXELS[:0], r"wanted \(height, width, 3\)"),
         (PIXELS.astype(np.int32), "neither raw pixels"),
         (PIXELS.astype(np.float32), "nor prepared"),
-        (pillow.fromarray(PIXELS[:, :, 0].astype(np.uint16) * 200), "mode is 'I;16'"),
+        (PIL.Image.fromarray(PIXELS[:, :, 0].astype(np.uint16) * 200), "mode is 'I;16'"),
         (object(), "not an array of numbers"),
     ],
 )
@@ -147,9 +147,9 @@ def test_near_misses_say_what_is_wanted(raw, reason):
 
 def test_files_that_are_no_pictures_are_named(tmp_path):
     (tmp_path / "text.png").write_text("hello")
-    pillow.fromarray(PIXELS).save(tmp_path / "cut.png")
+    PIL.Image.fromarray(PIXELS).save(tmp_path / "cut.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:80])
-    pillow.fromarray(PIXELS[:, :, 0].astype(np.uint16)).save(tmp_path / "deep.png")
+    PIL.Image.fromarray(PIXELS[:, :, 0].astype(np.uint16)).save(tmp_path / "deep.png")
     for name, reason in {
         "gone.jpg": "there is no file",
         "text.png": "no picture",
@@ -161,8 +161,8 @@ def test_files_that_are_no_pictures_are_named(tmp_path):
 
 
 def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
-    pillow.fromarray(PIXELS).save(tmp_path / "x.png")
-    monkeypatch.setattr(pillow, "MAX_IMAGE_PIXELS", 10)
+    PIL.Image.fromarray(PIXELS).save(tmp_path / "x.png")
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 10)
     with pytest.raises(InputError, match="no picture that Pillow reads"):
         prepare(tmp_path / "x.png", PLAIN, where="here")
 

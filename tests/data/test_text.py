@@ -82,7 +82,7 @@ def test_the_tokenizer_comes_from_the_assets_where_there_are_some(tokenizer_path
         prepare("hello", inside, where="x", assets=assets),
         prepare("hello", source(tokenizer_path), where="x"),
     )
-    with pytest.raises(InputError, match="no tokenizer 'assets/tokenizer.json' beside the model"):
+    with pytest.raises(InputError, match="beside the model"):
         prepare("hello", inside, where="x", assets={})
 
 
@@ -91,7 +91,7 @@ def test_a_tokenizer_that_changed_on_disk_is_read_again(tokenizer_path, tmp_path
     path.write_bytes(tokenizer_path.read_bytes())
     prepare("hello", source(path), where="x")
     path.write_text("{}")
-    with pytest.raises(InputError, match="is no tokenizer.json"):
+    with pytest.raises(InputError, match=r"is no tokenizer\.json"):
         prepare("hello", source(path), where="x")
 
 

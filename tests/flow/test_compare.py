@@ -51,7 +51,9 @@ def test_more_bytes_than_tolerated_is_a_regression():
 
 
 def test_fewer_bytes_are_better_and_never_a_regression():
-    found = line(exact("artifact_bytes", 1000, "bytes", ""), exact("artifact_bytes", 1, "bytes", ""))
+    found = line(
+        exact("artifact_bytes", 1000, "bytes", ""), exact("artifact_bytes", 1, "bytes", "")
+    )
     assert (found.is_regression, found.note) == (False, "better")
     assert found.change == pytest.approx(-0.999)
 
@@ -143,9 +145,10 @@ def test_other_units_are_not_compared():
 
 def test_evidence_of_another_kind_is_said():
     b = replace(measured("ram_bytes", 10), place=Place.EMULATOR)
-    assert "measured on host in A, measured on emulator in B" in line(
-        measured("ram_bytes", 10), b
-    ).note
+    assert (
+        "measured on host in A, measured on emulator in B"
+        in line(measured("ram_bytes", 10), b).note
+    )
 
 
 def test_tolerance_by_name_replaces_the_general_one():
@@ -188,7 +191,9 @@ def test_differences_name_what_changed():
 
 def test_steps_and_limits_that_changed_are_named():
     steps = samples.manifest().strategy.steps
-    strategy = replace(samples.manifest().strategy, steps=(replace(steps[0], settings={"bits": 4}),))
+    strategy = replace(
+        samples.manifest().strategy, steps=(replace(steps[0], settings={"bits": 4}),)
+    )
     limits = (replace(samples.LIMITS[0], bound=2000.0), samples.LIMITS[1])
     text = "\n".join(
         compare_sides(side(), side(strategy=strategy, limits=limits), Tolerance()).differences

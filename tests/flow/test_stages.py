@@ -203,7 +203,7 @@ def test_a_stage_that_fails_leaves_nothing_and_runs_again(
 ) -> None:
     job = StageRequest(name="s", handler=f"{plugin}:refuse")
     for _ in range(2):
-        with pytest.raises(CompileError, match="aten.sort"):
+        with pytest.raises(CompileError, match=r"aten\.sort"):
             Runner(store, ignore).run(job, place=place)
     assert not list((store.root / "temp").iterdir())
     assert store.entries() == ()

@@ -137,7 +137,7 @@ def test_a_handler_that_is_not_there_is_a_missing_dependency(tmp_path: Path) -> 
 
 
 def test_no_memory_is_said_so(plugin: str, tmp_path: Path) -> None:
-    with pytest.raises(StepError, match="got no memory: .*calibration"):
+    with pytest.raises(StepError, match=r"got no memory: .*calibration"):
         run_in_worker(request(plugin, "take_all_memory"), tmp_path, ignore)
 
 

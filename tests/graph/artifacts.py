@@ -1,6 +1,8 @@
 """Small real artifacts, made once a process by the real exporters and quantizers."""
 
+import atexit
 import os
+import shutil
 import tempfile
 import warnings
 from functools import cache
@@ -79,7 +81,9 @@ def samples(name):
 
 @cache
 def folder():
-    return Path(tempfile.mkdtemp(prefix="edgekit-artifacts-"))
+    path = Path(tempfile.mkdtemp(prefix="edgekit-artifacts-"))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
 
 
 @cache

@@ -13,7 +13,7 @@ from edgekit.core.errors import InputError
 from edgekit.graph import Graph, read_graph
 from tests.graph import artifacts
 
-MUTANTS = 3000
+MUTANTS = 1500
 
 
 def sources():

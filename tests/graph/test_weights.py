@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
@@ -169,3 +170,151 @@ def test_recurrent_weights_are_found():
     )
     layers = weight_layers(read_graph(onnx.helper.make_model(graph).SerializeToString(), name="m"))
     assert [(item.kind, item.slot) for item in layers] == [("recurrent", 1), ("recurrent", 2)]
+
+
+def matmul_model(nodes, tensors, opset=21):
+    """``x`` (1, 64) times a weight "w" (64, 32) that the nodes make of constants."""
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [*nodes, onnx.helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "g",
+        [value("x", 1, [1, 64])],
+        [value("y", 1, [1, 32])],
+        initializer=tensors,
+    )
+    opsets = [onnx.helper.make_opsetid("", opset)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    return model.SerializeToString()
+
+
+def run_onnx(data, x):
+    return onnxruntime.InferenceSession(data).run(None, {"x": x})[0]
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("grouping", ["tensor", "channel", "block"])
+def test_weights_that_a_cast_and_a_factor_widen_are_read_with_their_scales(bits, grouping):
+    """The values must be those that ONNX Runtime multiplies with."""
+    rng = np.random.default_rng(0)
+    shape, sizes = {
+        "tensor": ((64, 32), ()),
+        "channel": ((64, 32), (1, 32)),
+        "block": ((64, 2, 16), (64, 2, 1)),
+    }[grouping]
+    top = 2 ** (bits - 1) - 1
+    integers = rng.integers(-top, top + 1, shape).astype(np.int8)
+    scales = rng.uniform(0.01, 1, sizes).astype(np.float32)
+    code = onnx.TensorProto.INT8 if bits == 8 else onnx.TensorProto.INT4
+    tensors = [
+        onnx.helper.make_tensor("q", code, shape, integers.reshape(-1)),
+        numpy_helper.from_array(scales, "s"),
+        numpy_helper.from_array(np.array([64, 32]), "shape"),
+    ]
+    nodes = [
+        onnx.helper.make_node("Cast", ["q"], ["wide"], to=1),
+        onnx.helper.make_node("Mul", ["wide", "s"], ["real"]),
+        onnx.helper.make_node("Reshape", ["real", "shape"], ["w"]),
+    ]
+    data = matmul_model(nodes, tensors)
+    graph = read_graph(data, name="m")
+    (layer,) = weight_layers(graph)
+    assert (layer.precision, layer.activations, layer.is_integer) == (f"int{bits}", "none", False)
+    values = weight_grid(graph, layer).values.reshape(64, 32)
+    np.testing.assert_array_equal(values, (integers * scales).reshape(64, 32))
+    x = rng.normal(size=(1, 64)).astype(np.float32)
+    np.testing.assert_allclose(run_onnx(data, x), x @ values, rtol=1e-4, atol=1e-4)
+
+
+def test_a_factor_that_fits_no_channel_or_block_is_not_guessed_at():
+    tensors = [
+        numpy_helper.from_array(np.ones((64, 32), np.int8), "q"),
+        numpy_helper.from_array(np.ones((64, 32), np.float32), "s"),
+    ]
+    nodes = [
+        onnx.helper.make_node("Cast", ["q"], ["wide"], to=1),
+        onnx.helper.make_node("Mul", ["wide", "s"], ["w"]),
+    ]
+    graph = read_graph(matmul_model(nodes, tensors), name="m")
+    (layer,) = weight_layers(graph)
+    assert weight_grid(graph, layer) is None
+
+
+def test_4_bit_weights_that_are_cast_to_8_bits_run_on_integer_kernels():
+    model = onnx.load_from_string(artifacts.quantized_onnx("conv", "static8"))
+    model.opset_import[0].version = 21
+    constants = {item.name: item for item in model.graph.initializer}
+    name = "pointwise.weight_quantized"
+    integers = numpy_helper.to_array(constants[name]) // 16
+    model.graph.initializer.remove(constants[name])
+    model.graph.initializer.append(
+        onnx.helper.make_tensor("small", onnx.TensorProto.INT4, integers.shape, integers.ravel())
+    )
+    model.graph.node.insert(0, onnx.helper.make_node("Cast", ["small"], [name], to=3))
+    graph = read_graph(model.SerializeToString(), name="m")
+    layer = next(item for item in weight_layers(graph) if item.tensor.name == "small")
+    assert (layer.precision, layer.activations, layer.is_integer) == ("int4", "static", True)
+    scales = numpy_helper.to_array(constants["pointwise.weight_scale"]).reshape(-1, 1, 1, 1)
+    np.testing.assert_array_equal(weight_grid(graph, layer).values, integers * scales)
+
+
+def test_rows_that_are_looked_up_with_their_scales_are_read_with_them():
+    rng = np.random.default_rng(0)
+    integers = rng.integers(-127, 128, (50, 16)).astype(np.int8)
+    scales = rng.uniform(0.01, 1, (50, 1)).astype(np.float32)
+    nodes = [
+        onnx.helper.make_node("Gather", ["q", "x"], ["rows"]),
+        onnx.helper.make_node("Gather", ["s", "x"], ["steps"]),
+        onnx.helper.make_node("Cast", ["rows"], ["wide"], to=1),
+        onnx.helper.make_node("Mul", ["wide", "steps"], ["y"]),
+    ]
+    value = onnx.helper.make_tensor_value_info
+    tensors = [numpy_helper.from_array(integers, "q"), numpy_helper.from_array(scales, "s")]
+    inner = onnx.helper.make_graph(
+        nodes, "g", [value("x", 7, [3])], [value("y", 1, [3, 16])], initializer=tensors
+    )
+    opsets = [onnx.helper.make_opsetid("", 20)]
+    model = onnx.helper.make_model(inner, opset_imports=opsets, ir_version=10)
+    data = model.SerializeToString()
+    graph = read_graph(data, name="m")
+    (layer,) = weight_layers(graph)
+    values = weight_grid(graph, layer).values
+    ids = np.array([4, 49, 0])
+    np.testing.assert_allclose(run_onnx(data, ids), values[ids], rtol=1e-6)
+
+
+def test_rows_that_go_into_an_integer_product_use_its_first_scale():
+    """quantize_dynamic on a graph whose embedding feeds a matrix directly."""
+    integers = np.arange(64, dtype=np.int8).reshape(4, 16)
+    weight = np.ones((16, 8), np.int8)
+    nodes = [
+        onnx.helper.make_node("Gather", ["q", "x"], ["rows"]),
+        onnx.helper.make_node("Mul", ["qs", "ws"], ["both"]),
+        onnx.helper.make_node("MatMulInteger", ["rows", "w"], ["sum"]),
+        onnx.helper.make_node("Cast", ["sum"], ["wide"], to=1),
+        onnx.helper.make_node("Mul", ["wide", "both"], ["y"]),
+    ]
+    tensors = [
+        numpy_helper.from_array(integers, "q"),
+        numpy_helper.from_array(weight, "w"),
+        numpy_helper.from_array(np.float32(0.5), "qs"),
+        numpy_helper.from_array(np.float32(0.25), "ws"),
+    ]
+    value = onnx.helper.make_tensor_value_info
+    inner = onnx.helper.make_graph(
+        nodes, "g", [value("x", 7, [2])], [value("y", 1, [2, 8])], initializer=tensors
+    )
+    graph = read_graph(onnx.helper.make_model(inner).SerializeToString(), name="m")
+    embedding, matrix = weight_layers(graph)
+    np.testing.assert_array_equal(weight_grid(graph, embedding).values, integers * 0.5)
+    np.testing.assert_array_equal(weight_grid(graph, matrix).values, weight * 0.25)
+
+
+def test_a_scale_that_is_computed_is_not_guessed_at():
+    tensors = [numpy_helper.from_array(np.ones((64, 32), np.int8), "q")]
+    nodes = [
+        onnx.helper.make_node("ReduceMax", ["x"], ["s"], keepdims=0),
+        onnx.helper.make_node("DequantizeLinear", ["q", "s"], ["w"]),
+    ]
+    graph = read_graph(matmul_model(nodes, tensors), name="m")
+    (layer,) = weight_layers(graph)
+    assert weight_grid(graph, layer) is None

@@ -210,6 +210,11 @@ def repacked(data, change):
         if item.offset > 1:
             item.data = np.frombuffer(data, np.uint8, item.size, item.offset)
             item.offset = item.size = 0
+    for item in model.buffers:  # numpy sees the file in place, and read-only
+        item.data = None if item.data is None else np.array(item.data)
+    for item in model.subgraphs[0].tensors:
+        if item.quantization is not None and item.quantization.scale is not None:
+            item.quantization.scale = item.quantization.scale.copy()
     change(model)
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
@@ -328,6 +333,27 @@ def test_scales_given_as_an_operators_input_are_checked():
     data = onnx_with_scale("operators8", "stem.weight_scale", -1)
     report = audit(artifacts.float_onnx("conv"), data, STATIC8)
     assert "bad scale" in kinds(report, "fatal")
+
+
+def test_negative_scales_of_4_bit_blocks_are_no_fault_but_nan_is():
+    """ONNX Runtime's symmetric blocks take the sign of their largest weight into the scale."""
+    model = onnx.load_from_string(artifacts.quantized_onnx("text", "nbits4"))
+    scales = [item for item in model.graph.initializer if "scales" in item.name]
+    assert any((numpy_helper.to_array(item) < 0).any() for item in scales)
+    values = numpy_helper.to_array(scales[1]).copy()
+    values.reshape(-1)[3] = np.nan
+    scales[1].CopyFrom(numpy_helper.from_array(values, scales[1].name))
+    report = audit(artifacts.float_onnx("text"), model.SerializeToString(), DYNAMIC4)
+    assert {"bad scale"} <= kinds(report, "fatal")
+
+
+def test_scales_that_are_all_zero_are_fatal_in_blocks_too():
+    model = onnx.load_from_string(artifacts.quantized_onnx("text", "nbits4"))
+    tensor = next(item for item in model.graph.initializer if item.name == "val_2_scales")
+    zeros = np.zeros_like(numpy_helper.to_array(tensor))
+    tensor.CopyFrom(numpy_helper.from_array(zeros, tensor.name))
+    report = audit(artifacts.float_onnx("text"), model.SerializeToString(), DYNAMIC4)
+    assert {"bad scale", "wrong values"} <= kinds(report, "fatal")
 
 
 def test_weights_that_became_zeros_are_caught():

@@ -50,7 +50,7 @@ def test_a_plug_in_of_another_package_is_found(plug_in, tmp_path):
 
 def test_a_name_taken_twice_is_an_error_that_names_both(plug_in):
     plug_in("theirs", "litert", "their_engine:Engine")
-    with pytest.raises(SessionError, match="edgekit.runtime.litert.*edgekit.*theirs"):
+    with pytest.raises(SessionError, match=r"edgekit\.runtime\.litert.*edgekit.*theirs"):
         load_engine("litert")
 
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-import edgekit.runtime as runtime
+from edgekit import runtime
 
 HEAVY = ("torch", "PIL", "rich", "click", "onnxruntime", "ai_edge_litert", "importlib.metadata",
          "tokenizers", "soundfile", "soxr", "tensorflow", "onnx", "scipy")  # fmt: skip
@@ -30,7 +30,7 @@ def test_the_public_names_are_there_and_no_others():
     for name in runtime.__all__:
         assert getattr(runtime, name)
     with pytest.raises(AttributeError, match="no attribute 'Sesion'"):
-        runtime.Sesion
+        _ = runtime.Sesion
 
 
 def test_verifying_loads_no_model(bundles):
@@ -47,7 +47,7 @@ def refuse(*arguments, **options):
     raise AssertionError("a socket was opened")
 socket.socket = socket.create_connection = socket.getaddrinfo = refuse
 sys.modules["torch"] = None
-import edgekit.runtime as runtime
+from edgekit import runtime
 for path in sys.argv[2:]:
     with runtime.open(path) as session:
         assert session.self_test().is_passed

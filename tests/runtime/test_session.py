@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import edgekit.runtime as runtime
+from edgekit import runtime
 from edgekit.core.artifact import Binding
 from edgekit.core.contract import Output
 from edgekit.core.errors import BundleError, SessionError
@@ -87,7 +87,7 @@ def test_other_floats_are_taken_and_integers_are_not(session, models):
     )
     session.run(row.astype(np.float16))
     for other in (np.uint8, np.int64, np.bool_, np.complex64, "U3"):
-        with pytest.raises(SessionError, match="dtype|array of numbers"):
+        with pytest.raises(SessionError, match=r"dtype|array of numbers"):
             session.run(np.zeros((1, *SHAPE)).astype(other))
     with pytest.raises(SessionError, match="predict"):
         session.run(np.zeros((1, *SHAPE), np.uint8))

@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-import edgekit.runtime as runtime
+from edgekit import runtime
 from edgekit.core.artifact import Artifact, Binding
 from edgekit.core.contract import Contract, InputContract, OutputContract, Tensor, Text
 from edgekit.core.errors import SessionError
@@ -93,7 +93,7 @@ def test_named_axes_vary_but_together(difference):
     for rows, length in ((1, 1), (3, 7)):
         ones = np.ones((rows, length), np.float32)
         assert difference.run({"left": ones, "right": ones})["plus"].shape == (rows, length)
-    with pytest.raises(SessionError, match="'length' is 5, but 4 in 'right'|'length' is 4, but 5"):
+    with pytest.raises(SessionError, match=r"'length' is (5, but 4 in 'right'|4, but 5)"):
         difference.run({"left": np.ones((1, 5), "f4"), "right": np.ones((1, 4), "f4")})
     with pytest.raises(SessionError, match="'batch axis' is"):
         difference.run({"left": np.ones((1, 4), "f4"), "right": np.ones((2, 4), "f4")})

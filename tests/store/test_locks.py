@@ -1,11 +1,15 @@
 """Locks between processes."""
 
+import fcntl
+import os
 import signal
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+
+import pytest
 
 from edgekit.store.locks import locked, try_lock, wait_for_lock
 
@@ -74,4 +78,23 @@ def test_a_lock_file_that_its_holder_removed_guards_nothing(tmp_path: Path) -> N
     waiter.join(5)
     # The waiter holds the file that the path leads to now, so a third finds it taken.
     assert len(got) == 1
+    assert try_lock(path) is None
+
+
+def test_a_lock_file_that_was_removed_between_opening_and_locking_is_not_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lock"
+    real, calls = fcntl.flock, []
+
+    def remove_first(descriptor: int, mode: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 1:
+            path.unlink()
+        real(descriptor, mode)
+
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    lock = try_lock(path)
+    assert lock is not None
+    assert os.path.samestat(os.fstat(lock.fileno()), path.stat())
     assert try_lock(path) is None

@@ -64,6 +64,16 @@ def surroundings(request: StageRequest, out: Path, reporter: Reporter) -> Mappin
     }
 
 
+def engine(request: StageRequest, out: Path, reporter: Reporter) -> Mapping[str, Any]:
+    """Finds a runtime plug-in by its name."""
+    import numpy as np
+
+    from edgekit.runtime.engines import load_engine
+
+    found = load_engine(request.settings["runtime"])
+    return {"module": found.__module__, "numpy": np.__version__}
+
+
 def pseudo_random(request: StageRequest, out: Path, reporter: Reporter) -> Mapping[str, Any]:
     """Is not deterministic, in one file and one value."""
     (out / "same").write_bytes(b"same")

@@ -1,0 +1,174 @@
+"""The tables: what a figure, a verdict, a profile and a target look like."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from edgekit.core.figure import Figure, Place, Provenance, exact, not_evaluated
+from edgekit.core.profile import DeviceProfile, Fact, Hardware
+from edgekit.core.strategy import Step, Strategy
+from edgekit.core.target import Target, Toolchain
+from edgekit.core.verdict import (
+    EvidenceKind,
+    Limit,
+    Sense,
+    Standing,
+    Verdict,
+    deliver_verdict,
+)
+from edgekit.report.catalog import device_detail, devices_table, target_detail, targets_table
+from edgekit.report.figures import figure_evidence, figure_table, figure_value
+from edgekit.report.strategy import settings_text, skipped_steps
+from edgekit.report.verdict import bound_text, standing_line
+
+
+def shown(renderable: object, width: int = 80) -> str:
+    """What a console of that width shows, with its wrapping taken out."""
+    stream = io.StringIO()
+    Console(file=stream, width=width, markup=False).print(renderable)
+    return " ".join(stream.getvalue().split())
+
+
+def sampled(value: float, low: float, high: float, unit: str) -> Figure:
+    """A measured figure with an interval."""
+    return Figure(
+        name="x",
+        value=value,
+        unit=unit,
+        provenance=Provenance.MEASURED,
+        place=Place.HOST,
+        how="by hand",
+        low=low,
+        high=high,
+        confidence=0.95,
+        samples=100,
+    )
+
+
+@pytest.mark.parametrize(
+    ("figure", "text"),
+    [
+        (exact("x", 68_432, "bytes", ""), "68.4 kB"),
+        (sampled(0.41, 0.4, 0.43, "ratio"), "0.41 x [0.4,0.43]"),
+        (sampled(900, 800, 1100, "bytes"), "900 B [800 B,1.1 kB]"),
+        (sampled(1, 0.5, 1.5, "points"), "1 point [0.5,1.5]"),
+        (not_evaluated("x", "bytes", "no board"), "-"),
+    ],
+)
+def test_a_figure_shows_its_interval_and_unit(figure, text):
+    assert figure_value(figure) == text
+
+
+def test_a_figure_never_stands_without_its_provenance():
+    assert figure_evidence(sampled(1, 1, 1, "ms")) == "measured, host"
+    assert figure_evidence(not_evaluated("x", "ms", "")) == "not evaluated"
+    text = shown(figure_table([sampled(1, 0.5, 1.5, "ms")], title="Figures"))
+    assert "by hand; 95% interval, 100 samples" in text
+
+
+@pytest.mark.parametrize(
+    ("sense", "text"), [(Sense.AT_MOST, "at most 4 ms"), (Sense.AT_LEAST, "at least 4 ms")]
+)
+def test_a_bound_says_its_side(sense, text):
+    limit = Limit(
+        figure="x", sense=sense, bound=4.0, unit="ms", accepts=(EvidenceKind.HOST,), source=""
+    )
+    assert bound_text(limit) == text
+
+
+def test_a_verdict_on_nothing_says_why_it_is_refused():
+    line = standing_line(Verdict(standing=Standing.REFUSED, judgements=()))
+    assert line.plain == "REFUSED: the profile sets no limit, and nothing proves nothing"
+
+
+def test_a_limit_that_missed_is_counted_and_named():
+    limits = tuple(
+        Limit(figure=name, sense=Sense.AT_MOST, bound=1.0, unit="ms", accepts=(EvidenceKind.HOST,))
+        for name in ("a_ms", "b_ms")
+    )
+    figures = {name: exact(name, 2, "ms", "") for name in ("a_ms", "b_ms")}
+    line = standing_line(deliver_verdict(limits, figures)).plain
+    assert line == "REFUSED: 2 limits missed: a_ms, b_ms; 0 of 2 limits hold"
+
+
+def test_settings_leave_out_what_is_empty():
+    settings = {"precision": "int8", "is_unsigned": True, "strict": False, "overrides": ()}
+    assert settings_text(settings) == "precision int8, is_unsigned yes, strict no"
+    assert settings_text({"a": {"b": [1, "x"]}}) == "a {b [1, x]}"
+
+
+def test_no_skipped_steps_take_no_room():
+    assert shown(skipped_steps(Strategy(steps=()))) == ""
+
+
+def profile(**changes: object) -> DeviceProfile:
+    """A board with few facts."""
+    plain = {
+        "name": "board",
+        "title": "A board",
+        "family": "embedded",
+        "hardware": Hardware(
+            abi="none",
+            architecture=Fact(value="armv7e-m", source="datasheet, page 1"),
+            features=Fact(value=("dsp", "fp"), source="datasheet, page 2"),
+            clock_hz=Fact(value=480_000_000, source="datasheet, page 3"),
+            ram_bytes=Fact(value=262_144, source="datasheet, page 4"),
+            accelerators=Fact(value=(), source="datasheet, page 5"),
+            cores=Fact(value=1, source="datasheet, page 6"),
+        ),
+        "default_target": "litert",
+        "limits": (),
+        "steps": (
+            Step(name="prune", when="training data", reason="less flash", settings={"ratio": 0.7}),
+            Step(name="quantize", is_required=True),
+        ),
+    }
+    return DeviceProfile(**plain | changes)
+
+
+def test_a_device_shows_each_fact_with_its_source():
+    text = shown(device_detail(profile()))
+    assert "features dsp, fp datasheet, page 2" in text
+    assert "clock_hz 480 MHz datasheet, page 3" in text
+    assert "ram_bytes 262 kB datasheet, page 4" in text
+    assert "accelerators none datasheet, page 5" in text
+    assert "flash_bytes - not stated" in text
+
+
+def test_a_device_shows_its_steps_with_conditions():
+    text = shown(device_detail(profile()))
+    assert "prune optional training data ratio 0.7 less flash" in text
+    assert "quantize required always -" in text
+
+
+def test_a_device_says_what_is_set_aside():
+    assert "set aside nothing for the rest" not in shown(device_detail(profile()))
+    text = shown(device_detail(profile(reserve_ram=65_536, reserve_flash=262_144)))
+    assert "65.5 kB of RAM and 262 kB of flash for the rest of the app" in text
+
+
+def test_a_generic_device_says_so_and_what_it_extends():
+    text = shown(device_detail(profile(is_generic=True, extends=("a", "b"))))
+    assert "embedded, generic" in text
+    assert "extends a > b" in text
+
+
+def test_the_list_of_devices_has_memory():
+    assert "board A board embedded 262 kB / - litert" in shown(devices_table([profile()]))
+
+
+def test_a_target_without_operators_says_so():
+    target = Target(
+        name="t",
+        title="T",
+        format="tflite",
+        suffix=".tflite",
+        compiler="litert",
+        runtime="litert",
+        runtime_package="ai-edge-litert",
+        minimum_runtime_version="2.1.0",
+        toolchain=Toolchain(requirements=()),
+    )
+    assert "none listed" in shown(target_detail(target, "missing"))
+    assert "t T tflite missing" in shown(targets_table([(target, "missing")]))
