@@ -4,7 +4,9 @@ The names below are all that a user needs; each is imported when it is first ask
 ``import edgekit`` costs nothing on a device that only runs bundles.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -47,6 +49,18 @@ __all__ = [
     "plan",
     "verify",
 ]
+
+
+class _Package(ModuleType):
+    """Keeps the import system from putting the room ``plan`` in the place of the function."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Set an attribute, unless it is a room with the name of a public function."""
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

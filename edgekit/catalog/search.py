@@ -6,8 +6,10 @@ Levels, first hit wins: the folders of ``EDGEKIT_PATH``, the working directory, 
 """
 
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -127,7 +129,7 @@ def _levels() -> Iterator[tuple[str, tuple[Path, ...]]]:
     here = Path.cwd()
     if here != built_in:  # in a checkout its own profiles are the built-in ones
         yield "working directory", (here,)
-    yield "plug-ins", _plug_in_roots()
+    yield "plug-ins", _plug_in_roots(tuple(sys.path))
     yield "built in", (built_in,)
 
 
@@ -153,8 +155,11 @@ def _path_roots() -> tuple[Path, ...]:
     return tuple(roots)
 
 
-def _plug_in_roots() -> tuple[Path, ...]:
+@lru_cache(maxsize=4)
+def _plug_in_roots(search_path: tuple[str, ...]) -> tuple[Path, ...]:
+    """The packages of installed plug-ins; reading what is installed takes most of a look-up."""
     roots: list[Path] = []
+    del search_path  # only what the answer is remembered by
     for point in sorted(entry_points(group=PLUG_IN_GROUP), key=lambda item: item.name):
         try:
             spec = find_spec(point.module)

@@ -115,7 +115,8 @@ def compare_command(
 
     Each figure of A and B, how much it changed and whether that is a regression; then what differs
     in strategy, contract, versions and lineage. Exit code 3 when a figure of B is worse by more
-    than the tolerance and the intervals do not overlap: made for CI.
+    than the tolerance and the intervals do not overlap: made for CI. A host's milliseconds are
+    shown but not judged, since they wander; the ratio to the float model is.
     """
     from edgekit.cli.views import comparison_view
     from edgekit.flow.compare import DEFAULT_PERCENT, compare

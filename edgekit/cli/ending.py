@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 EXPECTED = (EdgekitError, click.ClickException, click.Abort, KeyboardInterrupt)
-INTERRUPTED = (
-    "interrupted; finished stages stay in the cache, so the same command goes on from there"
-)
+STAGES_STAY = "finished stages stay in the cache, so the same command goes on from there"
 # 128 + SIGPIPE, what a shell reports of any program whose reader went away.
 READER_LOST = 141
 
@@ -52,7 +50,7 @@ def report_failure(error: BaseException, arguments: Sequence[str]) -> int:
         click.echo(error.ctx.get_usage(), err=True)
         click.echo(f"Try '{error.ctx.command_path} --help'.", err=True)
     word = "interrupted" if code == Interrupted.exit_code else "error"
-    click.echo(f"{word}: {message_of(error).removeprefix('interrupted; ')}", err=True)
+    click.echo(f"{word}: {message_of(error)}", err=True)
     return code
 
 
@@ -80,7 +78,9 @@ def message_of(error: BaseException) -> str:
 
 def _as_interrupted(error: BaseException) -> BaseException:
     if isinstance(error, (click.Abort, KeyboardInterrupt)):
-        return Interrupted(INTERRUPTED)
+        return Interrupted(STAGES_STAY)
+    if isinstance(error, Interrupted) and "stay in the cache" not in str(error):
+        return Interrupted(f"{error}; {STAGES_STAY}")
     return error
 
 
@@ -119,7 +119,9 @@ def defect_hook(arguments: Sequence[str]) -> ExceptHook:
             report_failure(error, arguments)
             return
         path = _save_trace(kind, error, trace)
-        summary = "".join(traceback.format_exception_only(error)).strip()
+        lines = "".join(traceback.format_exception_only(error)).strip().splitlines()
+        # What failed in a worker brings its traceback along: that is in the file.
+        summary = lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}"
         if wants_json(arguments):
             plain = {"type": kind.__name__, "message": summary, "exit_code": 1}
             plain["traceback"] = str(path)

@@ -44,11 +44,17 @@ def build_view(result: BuildResult) -> Iterator[RenderableType]:
     yield skipped_steps(manifest.strategy)
     yield bullets("Audit: not what the strategy asked", result.evidence.audit)
     yield bullets("Known weaknesses", manifest.anti_patterns)
-    yield bullets("Notes", result.evidence.notes)
+    yield bullets("Notes", _notes(result))
     yield bullets("Cache", _stage_lines(result))
     if result.standing is Standing.REFUSED or result.bundle is None:
         yield from _refusal(result)
     yield _outcome(result)
+
+
+def _notes(result: BuildResult) -> Iterator[str]:
+    """What was said aloud, less that a stage was reused, which the next heading says of all."""
+    reused = tuple(f"{stage.name}: reused" for stage in result.stages if stage.is_reused)
+    return (note for note in result.evidence.notes if not note.startswith(reused))
 
 
 def _stage_lines(result: BuildResult) -> Iterator[str]:

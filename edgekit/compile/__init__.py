@@ -6,7 +6,7 @@ module itself is light: it only registers what there is. To add a compiler, writ
 register a ``CompilerSpec`` under the entry points ``edgekit.compilers``.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from edgekit.core.strategy import ActsOn, StepSpec
 
@@ -15,8 +15,8 @@ from edgekit.core.strategy import ActsOn, StepSpec
 class CompilerSpec:
     """The stages of one compiler, by handler name, and the model formats that it takes.
 
-    steps: the graph steps that it can do, by step name, as handlers. finish: what is done to the
-    stripped artifact last, "" for nothing.
+    steps: the graph steps that it can do, by step name, as handlers. mobile: what is done last
+    to the stripped artifact of a phone, "" for nothing.
     """
 
     name: str
@@ -24,7 +24,7 @@ class CompilerSpec:
     export: str
     strip: str
     steps: dict[str, str]
-    finish: str = ""
+    mobile: str = ""
 
 
 LITERT = CompilerSpec(
@@ -41,10 +41,9 @@ ONNX = CompilerSpec(
     export="edgekit.compile.onnx:export",
     strip="edgekit.compile.strip:strip",
     steps={"quantize": "edgekit.compile.onnx:quantize"},
+    # ONNX Runtime's reduced builds for phones load nothing but .ort.
+    mobile="edgekit.compile.onnx:to_ort",
 )
-
-# ONNX Runtime's own format, which its mobile builds load.
-ORT = replace(ONNX, name="ort", finish="edgekit.compile.onnx:to_ort")
 
 QUANTIZE = StepSpec(
     name="quantize",

@@ -1,8 +1,7 @@
-"""A captured torch program, or a user's own file, as a float ONNX model."""
+"""A captured torch program as a float ONNX model."""
 
-import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +10,9 @@ import onnx
 import torch
 from torch.onnx import OnnxExporterError
 
-from edgekit.compile.onnx_model import (
-    OPSET,
-    first_line,
-)
+from edgekit.compile.onnx_model import OPSET, first_line
 from edgekit.compile.onnx_names import map_torch_names
+from edgekit.compile.silence import silence
 from edgekit.core.errors import CompileError
 
 _TARGET = re.compile(r"target=torch\.ops\.([\w.]+)")
@@ -36,7 +33,7 @@ def export_program(program: torch.export.ExportedProgram) -> Exported:
     Raises: CompileError naming the operator and its module where ONNX has no form for it.
     """
     try:
-        with silence(), _torch_state():
+        with silence():
             exported = torch.onnx.export(
                 program, dynamo=True, verbose=False, optimize=True, opset_version=OPSET
             )
@@ -49,20 +46,11 @@ def export_program(program: torch.export.ExportedProgram) -> Exported:
     return Exported(model=model, paths=map_torch_names(model, parameters))
 
 
-@contextlib.contextmanager
-def _torch_state() -> Iterator[None]:
-    """Keep the exporter's own random draws away from the caller's generator."""
-    state = torch.get_rng_state()
-    try:
-        yield
-    finally:
-        torch.set_rng_state(state)
-
-
 def _parameters(program: torch.export.ExportedProgram) -> dict[str, np.ndarray[Any, Any]]:
     state: Mapping[str, Any] = {**program.constants, **program.state_dict}
     return {
-        name: value.detach().cpu().numpy()
+        # numpy has no bfloat16.
+        name: value.detach().cpu().float().numpy()
         for name, value in state.items()
         if isinstance(value, torch.Tensor) and value.is_floating_point()
     }

@@ -1,6 +1,7 @@
 """Which module a constant of an exported graph came from."""
 
 import ast
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ import onnx
 from edgekit.compile.onnx_model import array_of, used_names
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
+_GRID = re.compile(r"_(scales?|zero_points?)($|_)")
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 # What ONNX Runtime's fusions put before or after the name of a constant that they changed.
 _FUSION_PREFIXES = ("ConvBnFusion_W_", "ConvMulFusion_W_", "ConvAddFusion_Add_B_")
@@ -56,10 +58,15 @@ def map_file_names(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def follow_names(model: onnx.ModelProto, paths: Mapping[str, str]) -> dict[str, str]:
-    """The map for a graph that a tool rewrote: new constants keep the path of their old name."""
+    """The map for a graph that a tool rewrote: new constants keep the path of their old name.
+
+    Scales and zero points are left out: they say how a weight is stored and are none.
+    """
     found = {}
     for tensor in model.graph.initializer:
         name = tensor.name
+        if name not in paths and _GRID.search(name):
+            continue
         for prefix in _FUSION_PREFIXES:
             name = name.removeprefix(prefix)
         old = name if name in paths else _longest_start(name, paths)

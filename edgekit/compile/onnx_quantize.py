@@ -83,7 +83,9 @@ def apply(
         model = preprocess(model, scratch)
         name_nodes(model)
         paths = follow_names(model, paths)
-    elif settings.precision != "fp16":
+    elif settings.precision != "fp16" and (
+        settings.activations == "dynamic" or settings.block_size
+    ):
         split_gemms(model)
     layers = find_layers(model, paths)
     work = Work(
@@ -111,9 +113,9 @@ def _to_float16(work: Work) -> tuple[onnx.ModelProto, list[str]]:
         result = compute_in_float16(work.model, work.pick("float", "int8", "int4"))
         store_as_integers(result, integers, work.chosen)
         return result, []
-    store_as_integers(work.model, integers, work.chosen)
     apart = {layer.weight for layer in work.pick("float", "int8", "int4")}
     names = [name for name in initializers(work.model) if name not in apart]
+    store_as_integers(work.model, integers, work.chosen)
     return work.model, _half(work.model, names)
 
 

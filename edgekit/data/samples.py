@@ -15,6 +15,7 @@ is recognized by what its tensors offer and is never imported.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.core.contract import Audio, Image, InputKind
-from edgekit.core.errors import InputError, WorkloadError
+from edgekit.core.errors import EdgekitError, InputError, WorkloadError
 from edgekit.data.dataset import TARGET
 from edgekit.data.items import is_text, is_text_list, split_item
 from edgekit.data.preprocess import prepare
@@ -59,17 +60,15 @@ def iterate_samples(
         raise WorkloadError(
             f"an input is named '{TARGET}', which is kept for labels; rename the input"
         )
-    count, has_target = 0, None
-    for index, item in enumerate(_iterate(iterable, set_name)):
-        for sample in _samples_of(
-            item, inputs, _Place(set_name=set_name, item=index, sample=count)
-        ):
-            place = _Place(set_name=set_name, item=index, sample=count)
+    done, has_target = 0, None
+    for index, item in enumerate(_told(_iterate(iterable, set_name), set_name)):
+        for sample in _samples_of(item, inputs, _Place(set_name=set_name, item=index, sample=done)):
+            place = _Place(set_name=set_name, item=index, sample=done)
             has_target = TARGET in sample if has_target is None else has_target
             _expect_target(sample, place, had_one=has_target, needs_target=needs_target)
             yield sample
-            count += 1
-    if not count:
+            done += 1
+    if not done:
         raise WorkloadError(f"{set_name} data: no samples; at least 1 is needed")
 
 
@@ -116,6 +115,22 @@ def _iterate(iterable: Iterable[Any], set_name: str) -> Iterator[Any]:
             f"{set_name} data: {type(iterable).__name__} cannot be iterated; give a list, a "
             "generator or a torch DataLoader of samples"
         ) from error
+
+
+def _told(items: Iterator[Any], set_name: str) -> Iterator[Any]:
+    """The same items; what the user's own code raises becomes an error that says where."""
+    for index in count():
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        except EdgekitError:
+            raise
+        except Exception as error:  # a user's iterable may raise anything
+            raise WorkloadError(
+                f"{set_name} data: reading item {index} raised {type(error).__name__}: {error}"
+            ) from error
+        yield item
 
 
 def _is_whole_pair(value: Any) -> bool:

@@ -115,7 +115,7 @@ def _callable(function: Callable[..., Any]) -> Metric:
     name = getattr(function, "__name__", type(function).__name__)
 
     def per_sample(outputs: Outputs, target: Array | None, _: Outputs) -> Scores | None:
-        scores = _plain_array(function(_given(outputs), target), name)
+        scores = _plain_array(_called(function, name, outputs, target), name)
         return None if scores.ndim == 0 else scores
 
     def whole(scored: Scored) -> float:
@@ -126,7 +126,7 @@ def _callable(function: Callable[..., Any]) -> Metric:
         }
         targets = [target for _, target in batches if target is not None]
         joined = np.concatenate(targets) if targets else None
-        return _one_number(function(_given(outputs), joined), name)
+        return _one_number(_called(function, name, outputs, joined), name)
 
     return Metric(
         name=name,
@@ -173,6 +173,13 @@ def _torchmetric(metric: Any) -> Metric:
 def _torch_tensor(array: Array | None) -> Any:
     # A torchmetrics metric has brought torch along; this room never imports it.
     return sys.modules["torch"].from_numpy(np.ascontiguousarray(array))
+
+
+def _called(function: Callable[..., Any], name: str, outputs: Outputs, target: Array | None) -> Any:
+    try:
+        return function(_given(outputs), target)
+    except Exception as error:  # a user's metric may raise anything
+        raise WorkloadError(f"metric {name}: it raised {type(error).__name__}: {error}") from error
 
 
 def _given(outputs: Outputs) -> Any:

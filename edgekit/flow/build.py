@@ -29,6 +29,9 @@ from edgekit.flow.toolchain import resolve
 from edgekit.plan.support import require_support
 from edgekit.store import Store
 
+# What the cache is cut down to after a build, the longest unused results first.
+CACHE_BYTES = 20 * 10**9
+
 
 def build(
     source: str | Path | Workload,
@@ -56,6 +59,8 @@ def build(
         require_support(model.facts, plan.target)
         runner = Runner(store, heard, seed=options.seed, refresh=options.is_refreshed)
         result = _Build(model, plan, runner, heard, options).run(work, out)
+        store.close()
+        store.bound(CACHE_BYTES)
     return replace(result, seconds=time.monotonic() - started)
 
 

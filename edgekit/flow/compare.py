@@ -13,7 +13,7 @@ from edgekit.bundle.manifest import Evidence, Manifest, StageRecord
 from edgekit.bundle.verify import verify_bundle
 from edgekit.core.codec import nearest, to_plain
 from edgekit.core.errors import InputError
-from edgekit.core.figure import Figure
+from edgekit.core.figure import Figure, Place
 from edgekit.core.verdict import Sense
 from edgekit.evaluate.builtin import BUILTINS
 from edgekit.flow.results import CompareLine, Comparison
@@ -75,33 +75,48 @@ def compare_sides(a: Side, b: Side, tolerance: Tolerance) -> Comparison:
     for name in tolerance.by_name:
         if name not in names:
             raise InputError(f"--tolerance: no figure is called '{name}'{nearest(name, names)}")
-    better = Better(a, b)
+    rules = _Rules(a, b, tolerance)
     lines = tuple(
-        _compare_line(name, a.figures.get(name), b.figures.get(name), better, tolerance)
-        for name in names
+        _compare_line(name, a.figures.get(name), b.figures.get(name), rules) for name in names
     )
     return Comparison(lines=lines, differences=tuple(_differences(a, b)))
 
 
-class Better:
-    """Which way each figure of two bundles is better: 1 for more, -1 for less, 0 if unknown.
+class _Rules:
+    """Which figures are judged, and which way each is better.
 
     Limits say it of their figures and the metric says it of scores. Similarity is better when
     more; bytes, milliseconds, drops, errors and ratios when less.
     """
 
-    def __init__(self, a: Side, b: Side) -> None:
+    def __init__(self, a: Side, b: Side, tolerance: Tolerance) -> None:
         limits = (*a.manifest.limits, *b.manifest.limits)
         self._limits = {item.figure: 1 if item.sense is Sense.AT_LEAST else -1 for item in limits}
         self._score = _metric_direction(a) or _metric_direction(b)
+        self.tolerance = tolerance
 
     def direction(self, name: str) -> int:
-        """The direction of one figure."""
+        """1 where more is better, -1 where less is, 0 where nobody knows."""
         if name in self._limits:
             return self._limits[name]
         if name in SCORES:
             return self._score
         return 1 if name.endswith("_cosine") else -1
+
+    def is_judged(self, figure: Figure) -> bool:
+        """Whether a change of this figure may be a regression.
+
+        Not so for what says nothing of the artifact (the float one's bytes and times), for errors
+        of single samples, and for a host's milliseconds, which wander from hour to hour by more
+        than their interval; a tolerance or a limit of its own makes any figure count.
+        """
+        name = figure.name
+        if name in self._limits or name in self.tolerance.by_name or name in (*SCORES, DROP):
+            return True
+        if "_float" in name:
+            return False
+        is_steady_time = figure.unit == "ms" and figure.place is not Place.HOST
+        return is_steady_time or figure.unit == "bytes" or name.endswith("_ratio")
 
 
 def _metric_direction(side: Side) -> int:
@@ -119,41 +134,54 @@ def _metric_direction(side: Side) -> int:
     return (sign > 0) - (sign < 0)
 
 
-def _compare_line(
-    name: str, a: Figure | None, b: Figure | None, better: Better, tolerance: Tolerance
-) -> CompareLine:
+def _compare_line(name: str, a: Figure | None, b: Figure | None, rules: _Rules) -> CompareLine:
     change: float | None = None
-    direction = better.direction(name)
+    direction = rules.direction(name)
     if a is None or a.value is None:
         is_regression, note = False, "not known in A"
     elif b is None or b.value is None:
-        is_regression, note = True, "known in A, not in B"
+        is_regression, note = rules.is_judged(a), "known in A, not in B"
     elif a.unit != b.unit:
         is_regression, note = True, f"{a.unit} in A, {b.unit} in B: not comparable"
     elif direction == 0:
         is_regression, note = False, f"unknown whether more is better; {DROP} judges it"
     else:
         worse_by = direction * (a.value - b.value)
-        change = worse_by / abs(a.value) if a.value else None
-        is_regression, note = _judge(a, b, worse_by, tolerance.share(name))
+        change = _share(worse_by, a.value)
+        is_regression, note = _judge(a, b, worse_by, rules)
     return CompareLine(name=name, a=a, b=b, change=change, is_regression=is_regression, note=note)
 
 
-def _judge(a: Figure, b: Figure, worse_by: float, share: float) -> tuple[bool, str]:
+def _share(worse_by: float, of: float) -> float | None:
+    """A change relative to A; None where A is 0 and B is not."""
+    if worse_by == 0:
+        return 0.0
+    return worse_by / abs(of) if of else None
+
+
+def _judge(a: Figure, b: Figure, worse_by: float, rules: _Rules) -> tuple[bool, str]:
     """Whether a figure that is worse by so much, in its unit, has regressed, and why (not)."""
-    if (a.provenance, a.place) != (b.provenance, b.place):
-        source = f"{a.provenance.value} on {a.place.value} in A, "
-        source += f"{b.provenance.value} on {b.place.value} in B; "
-    else:
-        source = ""
+    share = rules.tolerance.share(a.name)
+    source = _sources(a, b)
     if worse_by <= abs(a.value or 0.0) * share:
-        return False, source + ("same" if worse_by == 0 else _extent(worse_by))
+        return False, source + _extent(worse_by)
+    if not rules.is_judged(a):
+        return False, source + f"worse, not judged unless by --tolerance {a.name}=PERCENT"
     if _is_sampled(a, b) and _overlap(a, b):
         return False, source + "worse, but the intervals overlap"
     return True, source + f"worse by more than {share:.1%}"
 
 
+def _sources(a: Figure, b: Figure) -> str:
+    if (a.provenance, a.place) == (b.provenance, b.place):
+        return ""
+    told = [f"{item.provenance.value} on {item.place.value}" for item in (a, b)]
+    return f"{told[0]} in A, {told[1]} in B; "
+
+
 def _extent(worse_by: float) -> str:
+    if worse_by == 0:
+        return "same"
     return "better" if worse_by < 0 else "worse within tolerance"
 
 

@@ -21,6 +21,7 @@ from edgekit.flow.toolchain import UsableToolchain
 from edgekit.graph import Graph, read_graph
 from edgekit.measure.audit import AuditReport, audit_quantization
 from edgekit.measure.size import artifact_bytes
+from edgekit.plan.recipe import X86_NAMES
 
 TENSOR_MAP = "tensor_map.json"
 LARGEST_LAYERS = 8
@@ -169,14 +170,19 @@ class Maker:
             {"artifact": to_plain(made.artifact)},
             {"artifact": (made.outcome.folder, made.outcome.digest)},
         )
-        if not compiler.finish:
+        if not compiler.mobile or self.plan.profile.family != "phone":
             return finished
         return self._run(
-            f"finish {name}",
-            compiler.finish,
-            {"artifact": to_plain(finished.artifact)},
+            name.replace("strip", "mobile"),
+            compiler.mobile,
+            {"artifact": to_plain(finished.artifact), "platform": self._platform()},
             {"artifact": (finished.outcome.folder, finished.outcome.digest)},
         )
+
+    def _platform(self) -> str:
+        """The processor family that a mobile format is optimized for."""
+        is_x86 = self.plan.profile.hardware.architecture.value.lower() in X86_NAMES
+        return "amd64" if is_x86 else "arm"
 
     def _run(
         self,

@@ -21,6 +21,7 @@ from edgekit.flow.prepare import DataSets, Model
 from edgekit.flow.stages import Runner, StageOutcome
 from edgekit.flow.toolchain import UsableToolchain
 from edgekit.measure.accuracy import paired_batches
+from edgekit.measure.host import describe_host
 from edgekit.measure.parity import parity_figures
 from edgekit.measure.size import artifact_bytes, compressed_bytes, footprint_bytes
 from edgekit.plan.recipe import is_for_other_processor
@@ -78,7 +79,12 @@ class Measurer:
         outcome = self._run(
             name,
             "edgekit.measure.accuracy:predict",
-            {"artifact": to_plain(made.artifact), "threads": self.threads},
+            {
+                "artifact": to_plain(made.artifact),
+                "threads": self.threads,
+                # Kernels differ by processor, and so may the last bits that they give.
+                "host": to_plain(describe_host()),
+            },
             {"artifact": _made(made), "data": _part(data.evaluation)},
         )
         return open_dataset(outcome.folder / OUTPUTS)

@@ -7,7 +7,7 @@ from typing import Any
 
 from edgekit.bundle.paths import file_name_for
 from edgekit.core.contract import Contract, InputKind, Text
-from edgekit.core.errors import WorkloadError
+from edgekit.core.errors import OutputError, WorkloadError
 from edgekit.core.facts import ModelFacts
 from edgekit.core.progress import Listener, Reporter
 from edgekit.core.workload import Workload
@@ -123,13 +123,19 @@ def _write(
     needs_target: bool,
 ) -> CheckedSet:
     reporter.progress(f"reading the {name} set")
-    return write_checked(
-        samples,
-        workload.inputs,
-        out=work / name,
-        set_name=name,
-        needs_target=needs_target,
-    )
+    try:
+        return write_checked(
+            samples,
+            workload.inputs,
+            out=work / name,
+            set_name=name,
+            needs_target=needs_target,
+        )
+    except OSError as refusal:
+        raise OutputError(
+            f"{work}: the {name} set cannot be written ({refusal.strerror}); set TMPDIR to a "
+            "folder with room"
+        ) from refusal
 
 
 def _check_workload(workload: Workload) -> None:

@@ -1,6 +1,5 @@
 """From a judged build to the files of a bundle: golden vectors, manifest, evidence, model card."""
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -35,6 +34,7 @@ from edgekit.flow.results import BuildOptions
 from edgekit.flow.toolchain import UsableToolchain
 from edgekit.measure.host import describe_host
 from edgekit.report.card import model_card
+from edgekit.runtime.golden import encode_npy
 
 GOLDEN_SAMPLES = 8
 # Another processor rounds otherwise: float noise, or a step of 8 bits more or less after a few
@@ -117,13 +117,6 @@ def shipped_artifact(artifact: Artifact) -> Artifact:
     return replace(artifact, entry=f"model/{Path(artifact.entry).name}")
 
 
-def npy_bytes(array: NDArray[Any]) -> bytes:
-    """An array as the bytes of a .npy file."""
-    buffer = io.BytesIO()
-    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
-    return buffer.getvalue()
-
-
 def _golden(build: Build) -> tuple[Golden, Files]:
     evaluation, contract = build.data.evaluation, build.model.contract
     count = min(GOLDEN_SAMPLES, evaluation.count)
@@ -135,8 +128,8 @@ def _golden(build: Build) -> tuple[Golden, Files]:
     outputs = {
         item.name: f"golden/outputs/{file_name_for(item.name)}.npy" for item in contract.outputs
     }
-    files: Files = {path: npy_bytes(given[name]) for name, path in inputs.items()}
-    files.update({path: npy_bytes(made[name]) for name, path in outputs.items()})
+    files: Files = {path: encode_npy(given[name]) for name, path in inputs.items()}
+    files.update({path: encode_npy(made[name]) for name, path in outputs.items()})
     tolerance = {name: _tolerance(made[name]) for name in outputs}
     return Golden(samples=count, inputs=inputs, outputs=outputs, tolerance=tolerance), files
 

@@ -34,7 +34,7 @@ def figure_value(figure: Figure) -> str:
 
 def _bare(value: float, unit: str) -> str:
     """The end of an interval; bytes keep their unit, since each end may have another prefix."""
-    return format_quantity(value, unit if unit == "bytes" else "")
+    return format_quantity(value, unit if unit == "bytes" else "").replace(" ", "")
 
 
 def figure_evidence(figure: Figure) -> str:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 Cell = str | Text
 # Names up to this length keep to one line even when other columns have to wrap for it.
-UNBROKEN_NAME = 28
+UNBROKEN_NAME = 32
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[Cell]], *, title: str = "") -> Table:

@@ -35,6 +35,8 @@ from edgekit.store.record import (
     stored_result,
 )
 
+__all__ = ["Store", "StoreEntry", "StoredResult", "default_root"]
+
 ADVICE = "set EDGEKIT_CACHE to a folder that can be written and has room"
 Produce = Callable[[Path], Mapping[str, Any]]
 

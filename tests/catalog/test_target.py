@@ -101,14 +101,12 @@ def test_a_target_without_operators_is_refused(home):
 
 @pytest.mark.parametrize("name", ["litert", "onnx"])
 def test_a_built_in_target_loads_quickly(name):
-    load_target(name)
     times = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.process_time()
         load_target(name)
-        times.append(time.perf_counter() - start)
-    # The aim is 50 ms; the least of five on a machine that other tests share.
-    assert min(times) < 0.1
+        times.append(time.process_time() - start)
+    assert min(times) < 0.05  # seconds of this process, whatever else the machine does
 
 
 @settings(

@@ -102,7 +102,7 @@ def result(verdict: Verdict, bundle: Path | None = Path("out/digits-phone.edgeki
     evidence = replace(
         samples.evidence(manifest, manifest.bundle_id),
         audit=("classifier stayed float32 and was asked to be int8",),
-        notes=("data: 2 samples were cut",),
+        notes=("data: 2 samples were cut", "export: reused from the cache"),
         verdict=verdict,
     )
     return BuildResult(

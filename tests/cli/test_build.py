@@ -62,6 +62,7 @@ def test_everything_that_is_not_as_asked_is_said(answered, command):
     assert "INT4 convolutions are slower than float here" in text
     assert "data: 2 samples were cut" in text
     assert "1 of 2 stages were reused: export" in text
+    assert "reused from the cache" not in text
 
 
 def test_a_candidate_names_what_is_pending_and_what_was_waived(answered, command):

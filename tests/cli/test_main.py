@@ -166,13 +166,10 @@ def test_the_table_of_codes_covers_every_error():
 def test_json_says_errors_as_one_document(kind, command, monkeypatch):
     _raise_in_devices(monkeypatch, kind("what went wrong"))
     found = command("devices", "--json")
-    assert json.loads(found.out) == {
-        "error": {
-            "type": kind.__name__,
-            "message": "what went wrong",
-            "exit_code": DOCUMENTED[kind],
-        }
-    }
+    error = json.loads(found.out)["error"]
+    assert error["type"] == kind.__name__
+    assert error["exit_code"] == found.code == DOCUMENTED[kind]
+    assert error["message"].startswith("what went wrong")
     assert found.err == ""
 
 
@@ -286,3 +283,9 @@ def test_tables_survive_a_stream_of_ascii():
 def test_ctrl_c_outside_of_commands_is_no_defect(capsys):
     ending.defect_hook(["devices"])(KeyboardInterrupt, KeyboardInterrupt(), None)
     assert capsys.readouterr().err.startswith("interrupted: finished stages")
+
+
+def test_an_interrupted_stage_says_that_finished_ones_stay(command, monkeypatch):
+    _raise_in_devices(monkeypatch, errors.Interrupted("stage 'export' was stopped"))
+    found = command("devices")
+    assert found.err.startswith("interrupted: stage 'export' was stopped; finished stages stay")

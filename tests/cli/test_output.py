@@ -91,9 +91,9 @@ def test_tables_never_cut_a_value(width, capsys, monkeypatch):
     assert in_table.count("j") == 5 * 3
 
 
-def test_names_up_to_28_characters_are_not_broken(capsys, monkeypatch):
+def test_names_up_to_32_characters_are_not_broken(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "50")
-    name = "a" * 28
+    name = "a" * 32
     output.say(table(("figure", "value"), [(name, "many words " * 10)]))
     assert name in capsys.readouterr().out
 

@@ -282,3 +282,16 @@ def test_an_input_may_not_be_called_target():
 
 def test_to_array_keeps_values():
     assert to_array(torch.tensor([1, 2]), "t").dtype == np.int64
+
+
+def test_what_a_users_iterable_raises_is_told_with_its_place():
+    def broken():
+        yield np.zeros(3, np.float32)
+        raise KeyError("lost.png")
+
+    with pytest.raises(WorkloadError, match=r"calibration data: reading item 1 raised KeyError"):
+        list(
+            iterate_samples(
+                broken(), {"x": Tensor(shape=(3,))}, set_name="calibration", needs_target=False
+            )
+        )

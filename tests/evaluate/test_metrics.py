@@ -103,3 +103,11 @@ def test_scores_must_be_one_finite_number_a_sample():
 
 def test_metric_is_a_plain_value():
     assert isinstance(resolve_metric("mae"), Metric)
+
+
+def test_what_a_users_metric_raises_is_told():
+    def picky(outputs, targets):
+        raise RuntimeError("no such class")
+
+    with pytest.raises(WorkloadError, match="metric picky: it raised RuntimeError: no such class"):
+        resolve_metric(picky).per_sample({"y": np.zeros((2, 3))}, np.zeros(2), {})

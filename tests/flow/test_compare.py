@@ -59,14 +59,42 @@ def test_fewer_bytes_are_better_and_never_a_regression():
 
 
 def test_intervals_that_overlap_are_not_a_regression_and_say_so():
-    found = line(measured("latency_ms", 10, 1), measured("latency_ms", 12, 1))
+    found = line(measured("latency_ratio", 10, 1), measured("latency_ratio", 12, 1))
     assert not found.is_regression
     assert "intervals overlap" in found.note
     assert found.change == pytest.approx(0.2)
 
 
 def test_intervals_that_lie_apart_are_a_regression():
-    assert line(measured("latency_ms", 10, 0.4), measured("latency_ms", 12, 0.4)).is_regression
+    assert line(
+        measured("latency_ratio", 10, 0.4), measured("latency_ratio", 12, 0.4)
+    ).is_regression
+
+
+def on_board(figure: Figure) -> Figure:
+    """The figure as a device gave it."""
+    return replace(figure, place=Place.DEVICE)
+
+
+def test_milliseconds_of_a_host_are_told_and_those_of_a_device_are_judged():
+    a, b = measured("latency_ms", 10, 0.1), measured("latency_ms", 20, 0.1)
+    found = line(a, b)
+    assert not found.is_regression
+    assert found.change == pytest.approx(1.0)
+    assert "not judged unless by --tolerance latency_ms=PERCENT" in found.note
+    assert line(on_board(a), on_board(b)).is_regression
+
+
+def test_a_tolerance_of_its_own_makes_any_figure_count():
+    a, b = side(measured("latency_ms", 10, 0.1)), side(measured("latency_ms", 20, 0.1))
+    assert compare_sides(a, b, Tolerance(by_name={"latency_ms": 50})).has_regressed
+    assert not compare_sides(a, b, Tolerance(by_name={"latency_ms": 150})).has_regressed
+
+
+@pytest.mark.parametrize("name", ["artifact_float_bytes", "latency_float_ms", "export_max_error"])
+def test_what_says_nothing_of_the_artifact_is_not_judged(name):
+    unit = "bytes" if name.endswith("bytes") else "ms"
+    assert not line(measured(name, 10, unit=unit), measured(name, 20, unit=unit)).is_regression
 
 
 def test_an_exact_figure_is_not_excused_by_touching_itself():
@@ -83,13 +111,18 @@ def test_an_exact_figure_is_not_excused_by_touching_itself():
         ("nll", "metric_compressed", False),
         ("mae", "metric_float", False),
         ("top-1", "metric_drop", False),
-        ("top-1", "export_cosine", True),
+        ("top-1", "export_cosine", False),
         ("top-1", "export_max_error", False),
     ],
 )
 def test_half_of_a_figure_is_worse_where_more_is_better(metric, name, is_regression):
     found = line(exact(name, 90, "", ""), exact(name, 45, "", ""), metric=metric)
     assert found.is_regression is is_regression
+
+
+def test_similarity_is_better_when_more():
+    found = line(exact("export_cosine", 0.8, "", ""), exact("export_cosine", 0.4, "", ""))
+    assert found.change == pytest.approx(0.5)
 
 
 def test_a_limits_sense_decides_over_the_name():
@@ -130,11 +163,12 @@ def test_a_metric_of_unknown_direction_is_left_to_its_drop(figures):
 
 
 def test_a_figure_that_was_lost_is_a_regression():
-    a = measured("latency_ms", 10)
+    a = on_board(measured("latency_ms", 10))
     assert line(a, None).is_regression
     assert line(a, not_evaluated("latency_ms", "ms", "no device")).is_regression
     assert not line(None, a).is_regression
     assert not line(not_evaluated("latency_ms", "ms", "no device"), a).is_regression
+    assert not line(measured("export_max_error", 1), None).is_regression
 
 
 def test_other_units_are_not_compared():

@@ -10,11 +10,18 @@ from edgekit.core.errors import OutputError
 from edgekit.flow.init import TEMPLATES, template_text, write_workload
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the template was written; the model is trained there once."""
+    folder = tmp_path_factory.mktemp("app")
+    write_workload(folder)
+    return folder
+
+
 @pytest.fixture
-def digits(tmp_path, monkeypatch):
-    """The template as a module, and the folder that it lies in."""
-    write_workload(tmp_path)
-    spec = importlib.util.spec_from_file_location("digits_template", tmp_path / "workload.py")
+def digits(folder, monkeypatch):
+    """The template as a module."""
+    spec = importlib.util.spec_from_file_location("digits_template", folder / "workload.py")
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "digits_template", module)
     spec.loader.exec_module(module)
@@ -77,11 +84,11 @@ def test_the_three_sets_share_no_image(digits):
     assert not set(evaluation) & set(calibration)
 
 
-def test_the_model_is_trained_once_well_and_kept(digits, tmp_path):
+def test_the_model_is_trained_once_well_and_kept(digits, folder):
     import torch
 
     model = digits.workload().model
-    saved = (tmp_path / "digits.pt").read_bytes()
+    saved = (folder / "digits.pt").read_bytes()
     pixels, labels = digits.digits()
     images = torch.from_numpy(pixels[850:]).float().div(16).unsqueeze(1)
     with torch.no_grad():
@@ -89,8 +96,8 @@ def test_the_model_is_trained_once_well_and_kept(digits, tmp_path):
         again = digits.workload().model(images)
     assert np.mean(scores.argmax(1).numpy() == labels[850:]) > 0.97
     assert torch.equal(scores, again)
-    assert (tmp_path / "digits.pt").read_bytes() == saved
-    assert not (tmp_path / "digits.partial").exists()
+    assert (folder / "digits.pt").read_bytes() == saved
+    assert not (folder / "digits.partial").exists()
 
 
 def test_the_declared_preparation_is_what_the_model_was_trained_on(digits):

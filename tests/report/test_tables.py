@@ -51,7 +51,7 @@ def sampled(value: float, low: float, high: float, unit: str) -> Figure:
     [
         (exact("x", 68_432, "bytes", ""), "68.4 kB"),
         (sampled(0.41, 0.4, 0.43, "ratio"), "0.41 x [0.4,0.43]"),
-        (sampled(900, 800, 1100, "bytes"), "900 B [800 B,1.1 kB]"),
+        (sampled(900, 800, 1100, "bytes"), "900 B [800B,1.1kB]"),
         (sampled(1, 0.5, 1.5, "points"), "1 point [0.5,1.5]"),
         (not_evaluated("x", "bytes", "no board"), "-"),
     ],

@@ -1,5 +1,6 @@
 """Faults in a finished bundle; nothing of it is believed that cannot be checked."""
 
+import io
 import zipfile
 from dataclasses import replace
 
@@ -11,7 +12,6 @@ from edgekit.bundle.seal import pack
 from edgekit.core.errors import BundleError
 from edgekit.core.figure import Place, Provenance
 from edgekit.core.verdict import Status
-from edgekit.flow.sealing import npy_bytes
 from tests.sabotage.kit import forge_evidence, forge_manifest, replace_file, with_figure
 from tests.sabotage.registry import fault
 
@@ -45,10 +45,10 @@ def a_file_was_added(kit):
 
 @fault("verification")
 def a_file_was_removed(kit):
-    """The self-test's inputs are gone."""
+    """Half of what the self-test expects is gone."""
     bundle = kit.copy(kit.phone)
-    (bundle / "golden" / "inputs" / "image.npy").unlink()
-    _is_refused(bundle, "'golden/inputs/image.npy' is missing")
+    (bundle / "golden" / "outputs" / "other.npy").unlink()
+    _is_refused(bundle, "'golden/outputs/other.npy' is missing")
 
 
 @fault("verification")
@@ -157,7 +157,10 @@ def the_golden_outputs_were_changed(kit):
     """All hashes are put right: only running the model shows it."""
     bundle = kit.copy(kit.phone)
     name = "golden/outputs/scores.npy"
-    replace_file(bundle, name, npy_bytes(np.load(bundle / name) + np.float32(1)))
+    changed = io.BytesIO()
+    wanted = np.load(bundle / name)
+    np.save(changed, wanted + np.float32(0.1) * np.ptp(wanted))
+    replace_file(bundle, name, changed.getvalue())
     edgekit.verify(bundle)
     with edgekit.open(bundle) as session:
         report = session.self_test()

@@ -1,5 +1,7 @@
 """Changes to finished artifacts, made with the formats' own libraries and not with edgekit."""
 
+from itertools import pairwise
+
 import flatbuffers
 import numpy as np
 import onnx
@@ -7,6 +9,7 @@ from ai_edge_litert import schema_py_generated as schema
 from onnx import helper, numpy_helper
 
 CONVOLUTION = schema.BuiltinOperator.CONV_2D
+SHAPE = [16, 3, 3, 16]  # of the weights of ``second`` and ``third``
 
 
 def edit_tflite(path, change):
@@ -19,20 +22,21 @@ def edit_tflite(path, change):
 
 
 def conv_weights(model):
-    """The weight tensors of the convolutions, in order."""
+    """The weight tensors of ``second`` and ``third``."""
     graph = model.subgraphs[0]
-    return [
+    found = [
         graph.tensors[item.inputs[1]]
         for item in graph.operators
         if model.operatorCodes[item.opcodeIndex].builtinCode == CONVOLUTION
     ]
+    return [item for item in found if list(item.shape) == SHAPE]
 
 
 def set_scale(factor, *, channel=None):
     """A change that multiplies the scales of the second convolution, or one of them."""
 
     def change(model):
-        quantization = conv_weights(model)[1].quantization
+        quantization = conv_weights(model)[0].quantization
         scale = np.array(quantization.scale, np.float32)
         scale[slice(None) if channel is None else channel] *= np.float32(factor)
         quantization.scale = scale
@@ -42,13 +46,13 @@ def set_scale(factor, *, channel=None):
 
 def zero_weights(model):
     """All integers of the second convolution become 0."""
-    buffer = model.buffers[conv_weights(model)[1].buffer]
+    buffer = model.buffers[conv_weights(model)[0].buffer]
     buffer.data = np.zeros_like(np.asarray(buffer.data))
 
 
 def swap_weights(model):
     """The second and the third convolution change their integers and their scales."""
-    _, second, third = conv_weights(model)
+    second, third = conv_weights(model)
     second.buffer, third.buffer = third.buffer, second.buffer
     second.quantization, third.quantization = third.quantization, second.quantization
 
@@ -128,7 +132,7 @@ def work_for_nothing(tile, sines):
 
         def nodes(inside, outside):
             yield helper.make_node("Tile", [model.graph.input[0].name, repeats], [names[0]])
-            for before, after in zip(names, names[1:], strict=False):
+            for before, after in pairwise(names):
                 yield helper.make_node("Sin", [before], [after])
             yield helper.make_node("ReduceMax", [names[-1]], ["sabotage_top"], keepdims=0)
             yield helper.make_node("Mul", ["sabotage_top", zero], ["sabotage_nothing"])

@@ -165,7 +165,7 @@ class Hostile:
 
 
 @fault("input check")
-def a_checkpoint_is_a_hostile_pickle(kit, capsys=None):
+def a_checkpoint_is_a_hostile_pickle(kit):
     """Loading it would run what it names."""
     path = kit.new("checkpoint").with_suffix(".pt")
     path.write_bytes(pickle.dumps({"weight": Hostile()}))
@@ -190,5 +190,5 @@ def a_model_file_is_a_hostile_archive(kit):
                 content = pickle.dumps(Hostile())
             archive.writestr(item.filename, content)
     np.savez(path.with_suffix(".npz"), image=np.zeros((4, 1, 12, 12), np.float32))
-    with pytest.raises(WorkloadError, match="refused, .* is a pickle that runs"):
+    with pytest.raises(WorkloadError, match=r"refused, .* is a pickle that runs"):
         edgekit.plan(spoiled, device="phone", data=path.with_suffix(".npz"))

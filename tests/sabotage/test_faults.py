@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.sabotage import (  # noqa: F401 -- each puts its faults on the list
+from tests.sabotage import (
     audit_faults,
     bundle_faults,
     input_faults,

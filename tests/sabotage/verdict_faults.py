@@ -61,6 +61,7 @@ def the_artifact_takes_more_memory_than_the_limit(kit):
         r"peak_memory_bytes: fail \(.* must be at most 28 MB",
         "edge-server",
         "hungry",
+        workload=workload_of_two(evaluation=samples(8, 2)),
         limits={**ANY_LATENCY, "peak_memory_bytes": 28e6},
     )
 

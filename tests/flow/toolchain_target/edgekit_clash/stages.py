@@ -37,6 +37,7 @@ def compile_(request: StageRequest, out: Path, reporter: Reporter) -> Mapping[st
         "packaging": version("packaging"),
         "order": Version("1.10") > Version("1.9"),
         "settings": request.settings,
+        "seen": repr(request.settings),
         "seed": request.seed,
         "bytes": len(content),
     }
