@@ -21,7 +21,7 @@ from edgekit.bundle.zipped import decode_zip
 from edgekit.core.artifact import FileEntry
 from edgekit.core.codec import nearest
 from edgekit.core.errors import BundleError
-from edgekit.core.verdict import Standing, Status, deliver_verdict
+from edgekit.core.verdict import Standing, Status, Verdict, deliver_verdict
 
 Requirement = Literal["proven", "candidate"]
 
@@ -142,7 +142,7 @@ def _checked_evidence(source: Source, manifest: Manifest, bundle_id: str) -> Evi
     if len(figures) != len(evidence.figures):
         raise BundleError(f"{where}: a figure stands twice")
     verdict = deliver_verdict(manifest.limits, figures, waived=manifest.waived)
-    if verdict != evidence.verdict:
+    if _meaning(verdict) != _meaning(evidence.verdict):
         raise BundleError(
             f"{where}: says '{evidence.verdict.standing}', but its figures under the manifest's "
             f"limits are judged otherwise (standing '{verdict.standing}')"
@@ -153,6 +153,12 @@ def _checked_evidence(source: Source, manifest: Manifest, bundle_id: str) -> Evi
         )
         raise BundleError(f"{where}: the verdict is refused ({missed}); no bundle may hold that")
     return evidence
+
+
+def _meaning(verdict: Verdict) -> tuple[object, ...]:
+    """What a verdict says, less the words: another version of edgekit may put it otherwise."""
+    judged = tuple((item.limit, item.figure, item.status) for item in verdict.judgements)
+    return verdict.standing, judged
 
 
 def _require_proven(bundle: VerifiedBundle) -> None:

@@ -14,6 +14,7 @@ from edgekit.cli.verb import Verb
 from edgekit.core.errors import BundleError, InputError
 
 if TYPE_CHECKING:
+    from edgekit.core.contract import Contract
     from edgekit.runtime import Prediction
 
 threads_option = click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
@@ -68,8 +69,7 @@ def run_command(  # noqa: PLR0913 -- one parameter for each option
         guarded_stdout(),
         edgekit.runtime.open(bundle, require=require, threads=threads) as session,
     ):
-        names = [item.name for item in session.contract.inputs]
-        samples = list(raw_samples(inputs, texts, names, is_batch=is_batch))
+        samples = list(raw_samples(inputs, texts, session.contract, is_batch=is_batch))
         if not samples:
             raise click.UsageError("give at least one INPUT, or --text")
         found = [(sample.name, session.predict(sample.value, top=top)) for sample in samples]
@@ -83,9 +83,13 @@ def run_command(  # noqa: PLR0913 -- one parameter for each option
 
 
 def raw_samples(
-    inputs: Sequence[str], texts: Sequence[str], names: Sequence[str], *, is_batch: bool
+    inputs: Sequence[str], texts: Sequence[str], contract: "Contract", *, is_batch: bool
 ) -> Iterator[RawSample]:
-    """The samples that a command line names: texts, files, or one sample of named files."""
+    """The samples that a command line names: texts, files, or one sample of named files.
+
+    A .npy with as many axes as the model's input, the batch axis included, holds a batch.
+    """
+    names = [item.name for item in contract.inputs]
     named = {name: Path(path) for name, path in (_split(item, names) for item in inputs) if name}
     if named:
         if len(named) != len(inputs) or texts:
@@ -97,7 +101,7 @@ def raw_samples(
         )
         return
     for path in map(Path, inputs):
-        if is_batch:
+        if is_batch or _holds_batch(path, len(contract.inputs[0].shape)):
             yield from _rows({"": path}, label=str(path))
         else:
             yield RawSample(str(path), path)
@@ -114,6 +118,14 @@ def _split(text: str, names: Sequence[str]) -> tuple[str, str]:
 
         raise InputError(f"'{text}': there is no input '{name}'{nearest(name, names)}")
     return name, path
+
+
+def _holds_batch(path: Path, rank: int) -> bool:
+    if path.suffix != ".npy" or not path.is_file():
+        return False
+    from edgekit.data.files import load_array
+
+    return load_array(path, where=str(path)).ndim == rank
 
 
 def _rows(paths: Mapping[str, Path], *, label: str) -> Iterator[RawSample]:

@@ -66,4 +66,7 @@ def format_quantity(value: float, unit: str) -> str:
     """A value with its unit as reports print it."""
     if unit == "bytes":
         return format_bytes(value)
-    return f"{value:.4g} {unit}".strip()
+    shown = f"{value:.4g}"
+    if unit == "points" and shown == "1":
+        return "1 point"
+    return f"{shown} {'x' if unit == 'ratio' else unit}".strip()

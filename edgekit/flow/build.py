@@ -24,7 +24,7 @@ from edgekit.flow.report_folder import write_report
 from edgekit.flow.results import BuildOptions, BuildResult, StageLine
 from edgekit.flow.sealing import Build, make_evidence, make_manifest
 from edgekit.flow.sources import NOTHING, SourceOptions, resolve_source
-from edgekit.flow.stages import Runner
+from edgekit.flow.stages import REUSED, Runner
 from edgekit.flow.toolchain import resolve
 from edgekit.plan.support import require_support
 from edgekit.store import Store
@@ -72,7 +72,8 @@ class _Notes:
         self.lines: list[str] = []
 
     def __call__(self, event: Event) -> None:
-        if event.kind != "progress":
+        # What the cache held is no property of the bundle.
+        if event.kind != "progress" and event.message != REUSED:
             self.lines.append(f"{event.stage}: {event.message}")
         self._listener(event)
 
@@ -93,7 +94,7 @@ class _Build:
     def run(self, work: Path, out: Path) -> BuildResult:
         reporter = Reporter(stage="build", listener=self.heard)
         for step in self.plan.strategy.skipped:
-            reporter.note(f"{step.name}: {step.reason}")
+            reporter.note(f"step '{step.name}' is skipped: {step.reason}")
         data, metric = write_data(self.model, work, self.heard)
         maker = Maker(self.model, self.plan, self.runner, self.toolchain, reporter)
         measurer = Measurer(self.model, self.plan, self.runner, self.toolchain, reporter)

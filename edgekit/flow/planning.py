@@ -216,4 +216,4 @@ def _support_lines(facts: ModelFacts, targets: tuple[Target, ...]) -> tuple[Supp
 
 
 def _skipped_notes(strategy: Strategy) -> tuple[str, ...]:
-    return tuple(f"{step.name}: {step.reason}" for step in strategy.skipped)
+    return tuple(f"step '{step.name}' is skipped: {step.reason}" for step in strategy.skipped)

@@ -26,6 +26,7 @@ from edgekit.store import Store, StoredResult, file_digest
 from edgekit.store.record import plain_values
 
 Place = Literal["here", "process"]
+REUSED = "reused from the cache: nothing that it depends on has changed"
 
 # These rooms print; nothing that a stage writes depends on them.
 _SILENT_ROOMS = ("cli/", "report/")
@@ -167,7 +168,7 @@ class Runner:
 
     def _tell(self, reporter: Reporter, result: StoredResult, changed: tuple[str, ...]) -> None:
         if result.is_reused:
-            reporter.note("reused from the cache: nothing that it depends on has changed")
+            reporter.note(REUSED)
             for event in result.remarks:
                 self._listener(replace(event, stage=reporter.stage))
         if changed:

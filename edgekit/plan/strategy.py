@@ -85,7 +85,7 @@ def _plan_step(
             error = StepError if step.name in installed else MissingDependencyError
             raise error(f"{profile.name}: step '{step.name}' is required, but {obstacle}")
         would = f" ({step.reason})" if step.reason else ""
-        return PlannedStep(name=step.name, is_run=False, reason=f"skipped: {obstacle}{would}")
+        return PlannedStep(name=step.name, is_run=False, reason=f"{obstacle}{would}")
     settings = {**step.settings, **wishes.settings.get(step.name, {})}
     if step.name == "quantize":
         return _plan_quantize(step, settings, facts, profile, target, wishes.overrides)

@@ -9,15 +9,6 @@ from edgekit.core.units import format_quantity
 from edgekit.report.parts import table
 
 
-def quantity_text(value: float, unit: str) -> str:
-    """A value with its unit as a table shows it: ``0.41 x``, ``1 point``."""
-    if unit == "ratio":
-        return f"{value:.4g} x"
-    if unit == "points" and value == 1:
-        return "1 point"
-    return format_quantity(value, unit)
-
-
 def figure_value(figure: Figure) -> str:
     """Value with its interval where it has one: ``0.31 points [0.1,0.6]``.
 
@@ -25,7 +16,7 @@ def figure_value(figure: Figure) -> str:
     """
     if figure.value is None:
         return "-"
-    text = quantity_text(figure.value, figure.unit)
+    text = format_quantity(figure.value, figure.unit)
     if figure.low is None or figure.high is None or figure.low == figure.high:
         return text
     low, high = (_bare(end, figure.unit) for end in (figure.low, figure.high))

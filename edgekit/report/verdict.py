@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
+from edgekit.core.units import format_quantity
 from edgekit.core.verdict import Judgement, Limit, Standing, Status, Verdict
-from edgekit.report.figures import figure_evidence, figure_value, quantity_text
+from edgekit.report.figures import figure_evidence, figure_value
 from edgekit.report.parts import bullets, table
 
 STATUS_STYLES = {
@@ -60,7 +61,7 @@ def _cells(item: Judgement) -> tuple[str, str, str, Text, str]:
 def bound_text(limit: Limit) -> str:
     """``at most 100 MB``."""
     sense = limit.sense.value.replace("_", " ")
-    return f"{sense} {quantity_text(limit.bound, limit.unit)}"
+    return f"{sense} {format_quantity(limit.bound, limit.unit)}"
 
 
 def accepted_text(limit: Limit) -> str:

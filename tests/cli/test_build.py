@@ -79,7 +79,7 @@ def test_a_refused_build_ends_with_3_and_says_what_to_try(answered, command):
     assert found.code == 3
     text = _flat(found.out)
     assert "REFUSED: 1 limit missed: latency_ratio; 1 limit inconclusive: metric_drop" in text
-    assert "missed by 0.4 ratio" in text
+    assert "missed by 0.4 x" in text
     assert "features.3 36.9 kB int8" in text
     assert "--layer '^features.0$=float'" in text
     assert "none was written" in text

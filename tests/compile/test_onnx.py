@@ -516,11 +516,7 @@ for name, settings in (
     ("fp16", {"precision": "fp16", "activations": "static"}),
 ):
     settings = {"artifact": float_, "quantize": settings, "contract": contract}
-    made = run(
-        stages.quantize, name, settings, float=str(out / "float"), calibration=calibration
-    )
-    ort = {"artifact": made, "platform": "arm"}
-    run(stages.to_ort, name + "_ort", ort, artifact=str(out / name))
+    run(stages.quantize, name, settings, float=str(out / "float"), calibration=calibration)
 """
 
 
@@ -542,7 +538,7 @@ def test_two_processes_write_the_same_bytes(cnn, images, tmp_path):
                 if path.is_file()
             }
         )
-    assert len(digests[0]) == 14
+    assert len(digests[0]) == 10
     assert digests[0] == digests[1]
 
 

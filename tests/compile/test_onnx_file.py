@@ -1,0 +1,172 @@
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from edgekit.compile import onnx as stages
+from edgekit.core.contract import Contract, InputContract, OutputContract, Tensor
+from edgekit.core.errors import CompileError
+from edgekit.core.progress import Reporter
+from tests.compile import models
+from tests.compile.onnx_tools import constants, export_request, operators, session
+
+CONTRACT = Contract(
+    inputs=(InputContract(name="x", dtype="float32", shape=(1, 4), source=Tensor(shape=(4,))),),
+    outputs=(OutputContract(name="y", dtype="float32", shape=(1, 3)),),
+)
+
+
+def dense(opset=21, rows=4):
+    draw = np.random.default_rng(0)
+    weight = draw.standard_normal((rows, 3)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Gemm", ["in", "fc.weight", "fc.bias"], ["out"], name="fc")],
+        "user",
+        [helper.make_tensor_value_info("in", TensorProto.FLOAT, [1, rows])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, 3])],
+        [
+            numpy_helper.from_array(weight, "fc.weight"),
+            numpy_helper.from_array(np.float32([1, 2, 3]), "fc.bias"),
+        ],
+    )
+    imports = [helper.make_opsetid("", opset)]
+    return helper.make_model(graph, opset_imports=imports, ir_version=8)
+
+
+def export(model, tmp_path, contract=CONTRACT, **saving):
+    (tmp_path / "model").mkdir(exist_ok=True)
+    if isinstance(model, bytes):
+        (tmp_path / "model" / "model.onnx").write_bytes(model)
+    else:
+        onnx.save_model(model, tmp_path / "model" / "model.onnx", **saving)
+    (tmp_path / "out").mkdir(exist_ok=True)
+    request = export_request(tmp_path / "model", contract)
+    return stages.export(request, tmp_path / "out", Reporter(stage="test"))
+
+
+def x_value():
+    return np.random.default_rng(1).standard_normal((1, 4)).astype(np.float32)
+
+
+def run_both(original, tmp_path):
+    x = x_value()
+    wanted = session(original).run(None, {"in": x})[0]
+    found = session(tmp_path / "out" / "model.onnx").run(None, {"x": x})[0]
+    return wanted, found
+
+
+@pytest.mark.parametrize("opset", [13, 21])
+def test_a_users_file_keeps_its_numbers_and_takes_the_contracts_names(tmp_path, opset):
+    model = dense(opset)
+    answer = export(model, tmp_path)
+    wanted, found = run_both(model, tmp_path)
+    np.testing.assert_array_equal(wanted, found)
+    made = onnx.load(tmp_path / "out" / "model.onnx")
+    assert made.opset_import[0].version == 21
+    assert answer["artifact"]["outputs"] == [{"name": "y", "position": 0}]
+
+
+def test_external_data_beside_the_file_is_taken_in(tmp_path):
+    model = dense()
+    export(
+        onnx.ModelProto.FromString(model.SerializeToString()),
+        tmp_path,
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=0,
+    )
+    (tmp_path / "model" / "weights.bin").unlink()
+    wanted, found = run_both(model, tmp_path)
+    np.testing.assert_array_equal(wanted, found)
+
+
+@pytest.mark.parametrize("location", ["../secret.bin", "missing.bin"])
+def test_external_data_elsewhere_or_missing_is_refused(tmp_path, location):
+    (tmp_path / "secret.bin").write_bytes(bytes(48))
+    model = dense()
+    weight = model.graph.initializer[0]
+    weight.ClearField("raw_data")
+    weight.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", "0"), ("length", "48")):
+        entry = weight.external_data.add()
+        entry.key, entry.value = key, value
+    with pytest.raises(CompileError, match="beside the file"):
+        export(model.SerializeToString(), tmp_path)
+
+
+def test_a_file_that_is_no_model_is_refused(tmp_path):
+    with pytest.raises(CompileError, match=r"model\.onnx"):
+        export(b"\xff\x00 no protobuf", tmp_path)
+
+
+def test_a_graph_that_is_not_valid_is_refused(tmp_path):
+    model = dense()
+    model.graph.node[0].input[0] = "nobody"
+    with pytest.raises(CompileError, match="not a valid ONNX model"):
+        export(model.SerializeToString(), tmp_path)
+
+
+def test_a_quantized_file_is_refused(tmp_path):
+    model = dense()
+    zero = numpy_helper.from_array(np.float32(0.1), "step")
+    model.graph.initializer.append(zero)
+    model.graph.node.insert(0, helper.make_node("QuantizeLinear", ["in", "step"], ["q"]))
+    model.graph.node.insert(1, helper.make_node("DequantizeLinear", ["q", "step"], ["d"]))
+    model.graph.node[2].input[0] = "d"
+    with pytest.raises(CompileError, match="QuantizeLinear, so it is quantized already"):
+        export(model, tmp_path)
+
+
+def test_an_operator_set_that_cannot_be_raised_is_refused(tmp_path):
+    model = dense(13)
+    model.graph.node.append(helper.make_node("Odd", ["out"], ["odd"], domain="my.own"))
+    model.opset_import.append(helper.make_opsetid("my.own", 1))
+    with pytest.raises(CompileError, match="my.own|operator set 13"):
+        export(model, tmp_path)
+
+
+def test_constants_that_are_inputs_too_stop_being_inputs(tmp_path):
+    model = dense()
+    model.graph.input.append(helper.make_tensor_value_info("fc.bias", TensorProto.FLOAT, [3]))
+    export(model, tmp_path)
+    made = onnx.load(tmp_path / "out" / "model.onnx")
+    assert [item.name for item in made.graph.input] == ["x"]
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ()])
+def test_another_number_of_outputs_than_the_contracts_is_refused(tmp_path, names):
+    outputs = tuple(OutputContract(name=name, dtype="float32", shape=(1, 3)) for name in names)
+    contract = Contract(inputs=CONTRACT.inputs, outputs=outputs)
+    with pytest.raises(CompileError, match="1 outputs"):
+        export(dense(), tmp_path, contract)
+
+
+def test_a_batch_norm_is_folded_and_the_weight_keeps_its_name(tmp_path):
+    network = models.trained_like(models.SmallCnn())
+    image = torch.randn(1, 3, 16, 16)
+    program = torch.export.export(network, (image,))
+    exported = torch.onnx.export(program, dynamo=True, verbose=False, optimize=False)
+    contract = Contract(
+        inputs=(
+            InputContract(
+                name="x", dtype="float32", shape=(1, 3, 16, 16), source=Tensor(shape=(3, 16, 16))
+            ),
+        ),
+        outputs=(OutputContract(name="y", dtype="float32", shape=(1, 10)),),
+    )
+    export(exported.model_proto, tmp_path, contract)
+    made = onnx.load(tmp_path / "out" / "model.onnx")
+    assert "BatchNormalization" not in operators(made)
+    paths = stages.json.loads((tmp_path / "out" / "tensor_map.json").read_bytes())
+    weights = {
+        paths[node.input[1]]
+        for node in made.graph.node
+        if node.input[1:2] and "Conv" in node.op_type
+    }
+    assert weights == {"stem.weight", "body.weight", "depthwise.weight", "pointwise.weight"}
+    assert len(constants(made)) > 4
+    with torch.no_grad():
+        wanted = network(image).numpy()
+    found = session(tmp_path / "out" / "model.onnx").run(None, {"x": image.numpy()})[0]
+    np.testing.assert_allclose(found, wanted, atol=1e-4)

@@ -1,0 +1,70 @@
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from onnx import numpy_helper
+
+from edgekit.compile.onnx_grid import (
+    INT4_MAX,
+    INT4_MIN,
+    along,
+    int4_scales,
+    int4_tensor,
+    int8_scales,
+    round_to_grid,
+)
+
+
+@given(arrays(np.int8, st.integers(1, 9), elements=st.integers(-8, 7)))
+def test_packed_int4_reads_back_by_the_onnx_library(values):
+    tensor = int4_tensor("w", values)
+    assert len(tensor.raw_data) == (values.size + 1) // 2
+    np.testing.assert_array_equal(numpy_helper.to_array(tensor).astype(np.int8), values)
+    assert tensor.data_type == onnx.TensorProto.INT4
+
+
+def test_int8_scales_hold_the_largest_weight_of_each_channel():
+    weight = np.float32([[1.0, -2.54], [0.5, 0.25]])
+    np.testing.assert_allclose(int8_scales(weight, 0), [2.54 / 127, 0.5 / 127], rtol=1e-6)
+    np.testing.assert_allclose(int8_scales(weight, 1), [1.0 / 127, 2.54 / 127], rtol=1e-6)
+
+
+def test_a_reduced_range_has_half_the_steps():
+    weight = np.float32([[1.0, -2.0]])
+    np.testing.assert_allclose(int8_scales(weight, 0, is_range_reduced=True), [2.0 / 63])
+
+
+def test_weights_that_lie_on_a_grid_of_four_bits_stay_exactly_there():
+    steps = np.int8([[-7, 3, 7, 0], [1, -7, 2, 5]])
+    scale = np.float32([0.5, 0.125])
+    weight = steps * scale[:, None]
+    scales = int4_scales(weight, 0)
+    np.testing.assert_allclose(scales, scale, rtol=1e-6)
+    np.testing.assert_array_equal(round_to_grid(weight, scales, 0, INT4_MIN, INT4_MAX), steps)
+
+
+def test_one_far_weight_is_clipped_for_the_good_of_the_many():
+    draw = np.random.default_rng(0)
+    weight = np.append(draw.standard_normal(4000), 8.0).astype(np.float32)[None]
+    full = np.abs(weight).max() / INT4_MAX
+    chosen = int4_scales(weight, 0)[0]
+    assert chosen < 0.8 * full
+
+    def error(scale):
+        return (np.abs(np.clip(np.rint(weight / scale), -8, 7) * scale - weight) ** 3).sum()
+
+    assert error(chosen) < error(full)
+
+
+@pytest.mark.parametrize("scales_of", [int8_scales, int4_scales])
+def test_a_channel_of_zeros_has_a_finite_scale(scales_of):
+    weight = np.float32([[0, 0], [1, 2]])
+    scales = scales_of(weight, 0)
+    assert (scales > 0).all()
+    assert not round_to_grid(weight, scales, 0, -8, 7)[0].any()
+
+
+def test_scales_are_shaped_to_multiply_their_axis():
+    assert along(np.ones(3), 1, 4).shape == (1, 3, 1, 1)
