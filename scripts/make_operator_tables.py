@@ -232,6 +232,11 @@ def _layers() -> list[tuple[Callable[..., Any], torch.Tensor]]:
         (lambda x: torch.ones_like(x) + torch.zeros_like(x), sequence),
         (lambda x: x.to(torch.int32).to(torch.float32), sequence),
         (lambda x: x.type_as(x.int()), sequence),
+        (lambda x: x.to(device="cpu", dtype=torch.int32), sequence),
+        (lambda x: (x > 0) & (x < 1), sequence),
+        (lambda x: (x > 0) | (x < 1), sequence),
+        (lambda x: (x > 0) ^ (x < 1), sequence),
+        (lambda x: ~(x > 0), sequence),
     ]
     modules += [(getattr(nn.functional, name), image) for name in _ACTIVATIONS]
     for name in _WITH_A_SCALAR:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import onnx
+from google.protobuf.message import DecodeError
 from onnx import version_converter
 
 from edgekit.compile.onnx_export import Exported
@@ -51,7 +52,7 @@ def read_file(folder: Path, scratch: Path, reporter: Reporter) -> Exported:
 def _load_whole(folder: Path) -> onnx.ModelProto:
     try:
         return load(folder)
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+    except (OSError, ValueError, DecodeError, onnx.checker.ValidationError) as error:
         raise CompileError(
             f"model.onnx or its external data cannot be read: {first_line(error)}; "
             "external data must lie beside the file"

@@ -74,9 +74,8 @@ def calibrate(
     for feed in samples.runs("calibration: extremes"):
         for name, values in observer.run(feed):
             low, high = extremes[name]
-            extremes[name] = (min(low, _extreme(name, values.min())), max(high, values.max()))
-    for name, (_, high) in extremes.items():
-        _extreme(name, high)
+            smallest, largest = _extreme(name, values.min()), _extreme(name, values.max())
+            extremes[name] = (min(low, smallest), max(high, largest))
     # Tensors on both sides of zero keep their full range: clipping them gained nothing there.
     tails = [name for name, (low, high) in extremes.items() if low == 0 < high]
     counts = {name: np.zeros(BINS, np.int64) for name in tails}

@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 from onnxruntime.quantization import (
     QuantFormat,
     QuantType,
     quantize_static,
 )
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
-from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from edgekit.compile.onnx_grid import int4_scales
 from edgekit.compile.onnx_layers import Layer
-from edgekit.compile.onnx_model import array_of, explained, initializers
+from edgekit.compile.onnx_model import array_of, explained, initializers, open_session
 from edgekit.compile.onnx_ranges import Samples, calibrate
 from edgekit.core.strategy import Quantize
 
@@ -37,14 +37,17 @@ class StaticPlan:
 
 
 def preprocess(model: onnx.ModelProto, scratch: Path) -> onnx.ModelProto:
-    """The graph after ONNX Runtime's portable fusions, with all shapes that can be inferred."""
-    before, after = scratch / "float.onnx", scratch / "preprocessed.onnx"
-    onnx.save_model(model, before)
-    # Symbolic inference fails on masks of transformers (1.31.1: Expand of an unknown shape), and
-    # with the contract's shapes at the inputs ONNX's own inference finds as much.
-    with explained("ONNX Runtime's preparation"):
-        quant_pre_process(str(before), str(after), skip_symbolic_shape=True)
-    return onnx.load_model(after)
+    """The graph after ONNX Runtime's portable fusions, with all shapes that can be inferred.
+
+    The same as its ``quant_pre_process``, which logs an optimizer's failure and goes on without.
+    Raises: CompileError when ONNX Runtime refuses the model.
+    """
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(scratch / "preprocessed.onnx")
+    open_session(model.SerializeToString(), options=options)
+    fused = onnx.load_model(scratch / "preprocessed.onnx")
+    return onnx.shape_inference.infer_shapes(fused, data_prop=True)
 
 
 def quantize(

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import onnx
 import pytest
@@ -118,11 +120,11 @@ def test_a_quantized_file_is_refused(tmp_path):
         export(model, tmp_path)
 
 
-def test_an_operator_set_that_cannot_be_raised_is_refused(tmp_path):
+def test_an_operator_that_the_engine_does_not_know_is_refused(tmp_path):
     model = dense(13)
     model.graph.node.append(helper.make_node("Odd", ["out"], ["odd"], domain="my.own"))
     model.opset_import.append(helper.make_opsetid("my.own", 1))
-    with pytest.raises(CompileError, match="my.own|operator set 13"):
+    with pytest.raises(CompileError, match=r"refuses the model.*Odd"):
         export(model, tmp_path)
 
 
@@ -158,7 +160,7 @@ def test_a_batch_norm_is_folded_and_the_weight_keeps_its_name(tmp_path):
     export(exported.model_proto, tmp_path, contract)
     made = onnx.load(tmp_path / "out" / "model.onnx")
     assert "BatchNormalization" not in operators(made)
-    paths = stages.json.loads((tmp_path / "out" / "tensor_map.json").read_bytes())
+    paths = json.loads((tmp_path / "out" / "tensor_map.json").read_bytes())
     weights = {
         paths[node.input[1]]
         for node in made.graph.node

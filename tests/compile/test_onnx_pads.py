@@ -14,7 +14,10 @@ def make(nodes, tensors, outputs=("y",)):
         nodes,
         "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, X.shape)],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["a", "b", "c", "d"])
+            for name in outputs
+        ],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in tensors.items()],
     )
     imports = [helper.make_opsetid("", 21)]

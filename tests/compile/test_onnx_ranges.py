@@ -40,7 +40,7 @@ def ranges_of(tmp_path, model, rows, batch=8):
     )
     calibrate(model, ("MatMul", "Relu"), samples, tmp_path / "ranges.json")
     plain = json.loads((tmp_path / "ranges.json").read_text())["data"]
-    return {name: (item["lowest"]["data"], item["highest"]["data"]) for name, item in plain.items()}
+    return {name: (item["lowest"], item["highest"]) for name, item in plain.items()}
 
 
 def test_tensors_on_both_sides_of_zero_keep_their_full_range(tmp_path):
