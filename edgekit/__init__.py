@@ -22,12 +22,14 @@ _HOMES = {
     "build": "edgekit.flow.api",
     "compare": "edgekit.flow.api",
     "fit": "edgekit.flow.api",
+    "load_state": "edgekit.compile.program",
     "plan": "edgekit.flow.api",
     "open": "edgekit.runtime",
     "verify": "edgekit.runtime",
 }
 
 if TYPE_CHECKING:
+    from edgekit.compile.program import load_state
     from edgekit.core.contract import Audio, Image, Output, Tensor, Text
     from edgekit.core.errors import EdgekitError
     from edgekit.core.workload import Workload
@@ -45,6 +47,7 @@ __all__ = [
     "build",
     "compare",
     "fit",
+    "load_state",
     "open",
     "plan",
     "verify",

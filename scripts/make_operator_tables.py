@@ -8,8 +8,8 @@ native       the compiler has a lowering, or the operator becomes a single one t
 fallback     it becomes several operators: right, but several kernels, each quantized for itself;
 unsupported  something is left that has no lowering.
 
-Run it after a compiler's pin moves: ``python scripts/make_operator_tables.py`` (six minutes of a core).
-``--check`` compares instead of writing.
+Run it after a compiler's pin moves: ``python scripts/make_operator_tables.py`` (six minutes
+of a core). ``--check`` compares instead of writing.
 """
 
 # ruff: noqa: PLC0415, SLF001 - compilers load slowly, and their registries are private
@@ -19,19 +19,17 @@ import functools
 import io
 import logging
 import sys
-import types
-import unittest
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from operator_samples import programs
 from torch.export import ExportedProgram
 
 ROOT = Path(__file__).resolve().parent.parent
-SAMPLES_AN_OPERATOR = 2
 
 # Operators that move or name data; no runtime spends a kernel of arithmetic on them.
 _MOVES = {
@@ -43,16 +41,6 @@ _MOVES = {
 }
 _CONTRACTIONS = {"mm", "bmm", "addmm", "baddbmm", "convolution", "conv2d", "matmul", "linear"}
 _BIAS = {"add", "mul"}
-_ACTIVATIONS = (
-    *("relu", "relu6", "silu", "gelu", "hardswish", "hardsigmoid", "hardtanh", "leaky_relu"),
-    *("elu", "selu", "celu", "mish", "softplus", "softsign", "logsigmoid", "tanh", "sigmoid"),
-    *("glu", "hardshrink", "softshrink"),
-)
-_WITH_A_SCALAR = (
-    *("add", "sub", "rsub", "mul", "div", "pow", "eq", "ne", "lt", "le", "gt", "ge"),
-    *("remainder", "fmod", "floor_divide", "clamp_min", "clamp_max"),
-)
-_REDUCTIONS = ("sum", "mean", "amax", "amin", "any", "all", "prod", "argmax")
 # Taken out of the graph by the compilers: litert-torch's safe_run_decompositions takes the first
 # (the others fail there), torch.onnx's remove_assertion_nodes takes all.
 _CHECKS = {
@@ -97,13 +85,16 @@ def litert_compiler() -> Compiler:
     from litert_torch import fx_infra
     from litert_torch.backend import lowerings
 
+    registered = lowerings.registry.global_registry.registered_ops
+    # As plain tables, once: the lazy ones are filled anew by every use.
+    first = fx_infra.decomp.pre_convert_decomp().materialize()
+    second = fx_infra.decomp.pre_lower_decomp().materialize()
+
     def decompose(program: ExportedProgram) -> ExportedProgram:
-        for table in (fx_infra.decomp.pre_convert_decomp(), fx_infra.decomp.pre_lower_decomp()):
-            program = fx_infra.safe_run_decompositions(program, table, can_skip=False)
+        for table in (first, second):
+            program = fx_infra.safe_run_decompositions(program, dict(table), can_skip=False)
         return program
 
-    registered = lowerings.registry.global_registry.registered_ops
-    first, second = fx_infra.decomp.pre_convert_decomp(), fx_infra.decomp.pre_lower_decomp()
     return Compiler(
         target="litert",
         lowered=_names(registered),
@@ -144,115 +135,6 @@ def _is_listed(name: str) -> bool:
     space, base, overload = [*name.split("."), "", ""][:3]
     is_out = overload == "out" or overload.endswith("_out")
     return space == "aten" and not is_out and "backward" not in base
-
-
-class _Call(torch.nn.Module):
-    """One operator of the database on one sample, as a module that can be exported."""
-
-    def __init__(
-        self, function: Callable[..., Any], rest: tuple[Any, ...], named: dict[str, Any]
-    ) -> None:
-        super().__init__()
-        self.function, self.rest, self.named = function, rest, named
-
-    def forward(self, first: torch.Tensor) -> Any:
-        """The operator on its first argument; the others are constants of the graph."""
-        return self.function(first, *self.rest, **self.named)
-
-
-def programs() -> Iterator[ExportedProgram]:
-    """Small exported graphs: layers as networks have them, then torch's samples of everything."""
-    for function, first in _layers():
-        yield from _export(_Call(function, (), {}), first)
-    for info in _operator_database():
-        if not info.supports_dtype(torch.float32, "cpu"):
-            continue
-        samples = info.sample_inputs("cpu", torch.float32, requires_grad=False)
-        for _, sample in zip(range(SAMPLES_AN_OPERATOR), samples, strict=False):
-            if isinstance(sample.input, torch.Tensor):
-                yield from _export(_Call(info.op, sample.args, sample.kwargs), sample.input)
-
-
-def _operator_database() -> list[Any]:
-    # The database's module imports a snapshot library for the tests in it, which none is run of.
-    stand_in = types.ModuleType("expecttest")
-    stand_in.TestCase = unittest.TestCase  # type: ignore[attr-defined]
-    sys.modules.setdefault("expecttest", stand_in)
-    from torch.testing._internal.common_methods_invocations import op_db
-
-    return list(op_db)
-
-
-def _with_a_scalar(function: Callable[..., Any], first: torch.Tensor) -> Any:
-    return function(first, 2.0)
-
-
-def _layers() -> list[tuple[Callable[..., Any], torch.Tensor]]:
-    nn = torch.nn
-    image, sequence = torch.rand(2, 4, 8, 8), torch.rand(2, 5, 8)
-    attention = nn.MultiheadAttention(8, 2, batch_first=True).eval()
-    modules: list[tuple[Any, torch.Tensor]] = [
-        (nn.Conv2d(4, 4, 3, padding=1), image),
-        (nn.Conv2d(4, 4, 3, padding="same"), image),
-        (nn.Conv2d(4, 4, 3, groups=4), image),
-        (nn.ConvTranspose2d(4, 4, 2, stride=2), image),
-        (nn.BatchNorm2d(4), image),
-        (nn.BatchNorm1d(5), sequence),
-        (nn.GroupNorm(2, 4), image),
-        (nn.InstanceNorm2d(4), image),
-        (nn.LayerNorm(8), sequence),
-        (nn.RMSNorm(8), sequence),
-        (nn.LSTM(8, 4, batch_first=True), sequence),
-        (nn.GRU(8, 4, batch_first=True), sequence),
-        (nn.RNN(8, 4, batch_first=True), sequence),
-        (lambda x: attention(x, x, x), sequence),
-        (nn.Dropout(), sequence),
-        (nn.Flatten(), image),
-        (nn.AdaptiveAvgPool2d(1), image),
-        (nn.AdaptiveAvgPool2d((3, 3)), image),
-        (nn.Upsample(scale_factor=2), image),
-        (nn.Upsample(scale_factor=2, mode="bilinear"), image),
-        (nn.Upsample(size=(16, 16), mode="bilinear", align_corners=True), image),
-        (nn.Upsample(scale_factor=2, mode="bicubic"), image),
-        (lambda x: torch.einsum("bij,bkj->bik", x, x), sequence),
-        (lambda x: nn.functional.scaled_dot_product_attention(x, x, x), sequence),
-        (lambda x: x @ x.transpose(1, 2), sequence),
-        (lambda x: torch.bmm(x, x.transpose(1, 2)), sequence),
-        (lambda x: x[0] @ x[0].t(), sequence),
-        (lambda x: x.permute(0, 2, 1).contiguous().view(2, -1), sequence),
-        (lambda x: x[:, 1:, ::2], sequence),
-        (lambda x: x[:, -1], sequence),
-        (lambda x: torch.cat([x, x], 1), sequence),
-        (lambda x: torch.stack([x, x], 1), sequence),
-        (lambda x: x.chunk(2, -1), sequence),
-        (lambda x: x.split(4, -1), sequence),
-        (lambda x: x.unbind(1), sequence),
-        (lambda x: x.size(0) * x, sequence),
-        (lambda x: torch.arange(5) + x.to(torch.int64)[0, 0, 0], sequence),
-        (lambda x: torch.ones_like(x) + torch.zeros_like(x), sequence),
-        (lambda x: x.to(torch.int32).to(torch.float32), sequence),
-        (lambda x: x.type_as(x.int()), sequence),
-        (lambda x: x.to(device="cpu", dtype=torch.int32), sequence),
-        (lambda x: (x > 0) & (x < 1), sequence),
-        (lambda x: (x > 0) | (x < 1), sequence),
-        (lambda x: (x > 0) ^ (x < 1), sequence),
-        (lambda x: ~(x > 0), sequence),
-    ]
-    modules += [(getattr(nn.functional, name), image) for name in _ACTIVATIONS]
-    for name in _WITH_A_SCALAR:
-        modules.append((functools.partial(_with_a_scalar, getattr(torch, name)), sequence))
-    for name in _REDUCTIONS:
-        reduction = getattr(torch, name)
-        modules += [(reduction, sequence), (functools.partial(reduction, dim=1), sequence)]
-    for module, _ in modules:
-        if isinstance(module, torch.nn.Module):
-            module.eval()
-    return modules
-
-
-def _export(call: _Call, first: torch.Tensor) -> Iterator[ExportedProgram]:
-    with contextlib.suppress(Exception):  # a sample that torch cannot export tells us nothing
-        yield torch.export.export(call.eval(), (first,))
 
 
 def operators_of(program: ExportedProgram) -> list[str]:
@@ -345,7 +227,7 @@ def _survey_many(survey: Survey, operators: list[str], program: ExportedProgram)
     survey.survivors.update(after)
     parts = tuple(sorted(set(after)))
     for name in unknown:
-        if _is_move(name) or name in after:
+        if _is_move(name) or name in after or _is_single(after):
             survey.found[name] = Finding(support="native")
         else:
             survey.found[name] = Finding(support="fallback", parts=parts)
@@ -359,23 +241,39 @@ def _complete(survey: Survey) -> None:
         found[name] = Finding(support="native" if is_own else "fallback")
     for check in _CHECKS[compiler.target]:
         found[f"aten.{check}"] = Finding(support="native")
-    for name in sorted(_all_in_place() - found.keys()):
+    for name in compiler.decomposed - found.keys():
+        found[name] = Finding(support="fallback", parts=("what torch decomposes it into",))
+    _add_relatives(found)
+
+
+def _add_relatives(found: dict[str, Finding]) -> None:
+    """In-place forms are as their functional ones; composite overloads as their worst sibling."""
+    every = {name for name in _all_operators() if _is_listed(name)}
+    for name in sorted(every - found.keys()):
         base, _, overload = name.removeprefix("aten.").partition(".")
-        functional = f"aten.{base[:-1]}.{overload}"
+        functional = f"aten.{base.removesuffix('_')}.{overload}"
         if functional in found:
             found[name] = found[functional]
+    order = ("native", "fallback", "unsupported")
+    by_base: dict[str, list[Finding]] = {}
+    for name, finding in found.items():
+        by_base.setdefault(name.split(".")[1], []).append(finding)
+    for name in sorted(every - found.keys()):
+        siblings = by_base.get(name.split(".")[1], [])
+        if siblings and _can_be_traced_away(name):
+            found[name] = max(siblings, key=lambda item: order.index(item.support))
 
 
 def _is_move(name: str) -> bool:
     return name.split(".")[1] in _MOVES
 
 
-def _all_in_place() -> set[str]:
+def _all_operators() -> set[str]:
     names = set()
     for full in torch._C._dispatch_get_all_op_names():
         space, _, rest = full.partition("::")
         base, _, overload = rest.partition(".")
-        if space == "aten" and base.endswith("_") and not base.endswith("__"):
+        if space == "aten":
             names.add(f"aten.{base}.{overload or 'default'}")
     return names
 
@@ -410,6 +308,11 @@ def main() -> int:
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
     torch.manual_seed(0)
+    # torch lists all composite operators anew for every graph: most of the time goes there.
+    utils = torch._export.utils
+    utils._collect_all_valid_cia_ops_for_namespace = functools.cache(
+        utils._collect_all_valid_cia_ops_for_namespace
+    )
     differences = 0
     # ONNX first: litert-torch's decomposition writes into the graph that it reads.
     with contextlib.redirect_stdout(io.StringIO()):  # its progress lines

@@ -95,12 +95,13 @@ def load_program(path: Path) -> ExportedProgram:
         logger.setLevel(level)
 
 
-def load_state(path: Path) -> dict[str, torch.Tensor]:
+def load_state(path: str | Path) -> dict[str, torch.Tensor]:
     """The tensors of a checkpoint by name; one level of ``state_dict`` is looked into.
 
     safetensors files hold nothing but tensors; others are unpickled with ``weights_only``.
     Raises: WorkloadError when the file is corrupt, hostile, or holds no tensors by name.
     """
+    path = Path(path)
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]

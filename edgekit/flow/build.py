@@ -18,9 +18,9 @@ from edgekit.core.workload import Workload
 from edgekit.flow.advice import advise
 from edgekit.flow.making import Maker, largest_layers
 from edgekit.flow.measuring import Measurer
-from edgekit.flow.planning import Plan, make_plan
+from edgekit.flow.planning import Plan, find_place, make_plan
 from edgekit.flow.prepare import Model, capture_model, write_data
-from edgekit.flow.report_folder import write_report
+from edgekit.flow.report_folder import check_report, write_report
 from edgekit.flow.results import BuildOptions, BuildResult, StageLine
 from edgekit.flow.sealing import Build, make_evidence, make_manifest
 from edgekit.flow.sources import NOTHING, SourceOptions, resolve_source
@@ -49,10 +49,11 @@ def build(
     heard = _Notes(listener)
     if options.out is not None:
         _check_place(options.out, options)
+    profile, _ = find_place(options)
     with TemporaryDirectory(prefix="edgekit-build-") as folder, Store() as store:
         work = Path(folder)
         resolved = resolve_source(source, work, source_options)
-        out = options.out or Path(f"{resolved.workload.name}-{options.device}.edgekit")
+        out = options.out or Path(f"{resolved.workload.name}-{profile.name}.edgekit")
         _check_place(out, options)
         model = capture_model(resolved, work, heard)
         plan = make_plan(model, options)
@@ -182,5 +183,6 @@ def zip_path(out: Path) -> Path:
 
 def _check_place(out: Path, options: BuildOptions) -> None:
     check_output(out, force=options.is_forced)
+    check_report(out)
     if options.is_packed:
         check_zip_output(zip_path(out), force=options.is_forced)

@@ -61,13 +61,21 @@ def installed(group: str) -> dict[str, Any]:
     return {name: point.load() for name, point in found.items()}
 
 
+def find_place(options: BuildOptions) -> tuple[DeviceProfile, Target]:
+    """The device and the target of a build, before its model is looked at.
+
+    Raises: ProfileError for one that there is not, or that is not written as it must be.
+    """
+    profile = load_profile(options.device)
+    return profile, load_target(options.target or profile.default_target)
+
+
 def make_plan(model: Model, options: BuildOptions) -> Plan:
     """Decide device, target, strategy and limits; no long work yet.
 
     Raises: ProfileError, StepError, CompileError, MissingDependencyError or InputError.
     """
-    profile = load_profile(options.device)
-    target = load_target(options.target or profile.default_target)
+    profile, target = find_place(options)
     compiler = compiler_of(target)
     _check_format(model, compiler, target)
     wishes = Wishes(
@@ -112,6 +120,7 @@ def plan_build(
     source_options: SourceOptions = NOTHING,
 ) -> PlanResult:
     """The strategy, the support of every operator and estimates; nothing is built."""
+    find_place(options)
     with TemporaryDirectory(prefix="edgekit-plan-") as folder:
         work = Path(folder)
         model = capture_model(resolve_source(source, work, source_options), work, listener)

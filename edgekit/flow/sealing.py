@@ -78,7 +78,7 @@ def make_manifest(build: Build) -> tuple[Manifest, Files]:
         lineage=_lineage(build),
         strategy=plan.strategy,
         limits=plan.limits,
-        waived=options.allow,
+        waived=tuple(limit.figure for limit in plan.limits if limit.figure in options.allow),
         seed=options.seed,
         effort=options.effort,
         metric=build.metric.name,

@@ -10,7 +10,6 @@ import os
 from pathlib import Path
 
 import numpy as np
-import torch
 from resnet import ResNet
 
 import edgekit
@@ -50,8 +49,8 @@ def make_workload(name: str, blocks: int, checkpoint: str, data: Path, images: s
 
 
 def load_model(checkpoint: Path, blocks: int) -> ResNet:
-    """The published weights in our own definition of the network; never a pickle that runs code."""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    """The published weights in our own definition of the network."""
+    state = edgekit.load_state(checkpoint)
     model = ResNet(blocks)
     model.load_state_dict({key.removeprefix("module."): value for key, value in state.items()})
     return model.eval()

@@ -7,6 +7,7 @@ sound at 8 kHz, all clips in a row, with offsets and labels.
 """
 
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,7 @@ def read_clips(path: Path) -> list[tuple[int, np.ndarray, int]]:
         samples, offsets = arrays["samples"], arrays["offsets"]
         labels, names = arrays["labels"], arrays["names"]
     takes = [int(str(name).removesuffix(".wav").rsplit("_", 1)[1]) for name in names]
-    spans = zip(offsets[:-1], offsets[1:], strict=True)
+    spans = pairwise(offsets)
     return [
         (take, samples[start:end], int(label))
         for take, (start, end), label in zip(takes, spans, labels, strict=True)

@@ -1,0 +1,115 @@
+"""From a workload to a captured model and checked data on disk."""
+
+import hashlib
+
+import numpy as np
+import pytest
+from torch import nn
+
+import edgekit
+from edgekit.core.errors import OutputError, WorkloadError
+from edgekit.core.progress import ignore
+from edgekit.data.dataset import open_dataset
+from edgekit.flow.prepare import capture_model, write_data
+from edgekit.flow.sources import Source
+from tests.flow.tiny import samples, workload
+
+
+def source(given):
+    return Source(workload=given, format="torch", digest="", origin=given.name)
+
+
+def capture(given, folder):
+    return capture_model(source(given), folder, ignore)
+
+
+def test_data_lie_on_disk_as_they_were_given(tmp_path):
+    given = workload(evaluation=samples(5, 2), selection=samples(4, 3))
+    model = capture(given, tmp_path)
+    data, metric = write_data(model, tmp_path, ignore)
+    assert metric.name == "top-1"
+    assert [data.calibration.count, data.evaluation.count, data.selection.count] == [32, 5, 4]
+    (batch,) = open_dataset(tmp_path / "evaluation").batches(5)
+    np.testing.assert_array_equal(batch["image"], np.stack([x for x, _ in samples(5, 2)]))
+    assert [int(label) for label in batch["target"]] == [int(y) for _, y in samples(5, 2)]
+
+
+def test_data_that_are_a_generator_are_read_once(tmp_path):
+    reads = []
+
+    def stream():
+        reads.append(1)
+        yield from samples(5, 2)
+
+    given = workload(evaluation=stream())
+    data, _ = write_data(capture(given, tmp_path), tmp_path, ignore)
+    assert data.evaluation.count == 5
+    assert data.selection is None
+    assert reads == [1]
+
+
+def test_a_set_that_finds_no_room_says_where(tmp_path, monkeypatch):
+    model = capture(workload(evaluation=samples(5, 2)), tmp_path)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("edgekit.flow.prepare.write_checked", full)
+    with pytest.raises(OutputError, match=r"calibration set cannot be written .*set TMPDIR"):
+        write_data(model, tmp_path, ignore)
+
+
+class Tokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(50, 8)
+
+    def forward(self, ids, mask):
+        return (self.embedding(ids) * mask.unsqueeze(-1)).sum(1)
+
+
+def of_text(first, second):
+    return workload(
+        name="text",
+        model=Tokens().eval(),
+        inputs={
+            "ids": edgekit.Text(tokenizer=str(first), length=6),
+            "mask": edgekit.Text(tokenizer=str(second), length=6, part="mask"),
+        },
+        outputs={"sum": edgekit.Output()},
+    )
+
+
+def test_a_tokenizer_ships_with_the_bundle_under_its_own_name(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    path.write_text("{}")
+    model = capture(of_text(path, path), tmp_path)
+    assert model.side_files == {"assets/tokenizer.json": path}
+    assert [item.source.tokenizer for item in model.contract.inputs] == [
+        "assets/tokenizer.json",
+        "assets/tokenizer.json",
+    ]
+
+
+def test_two_side_files_of_one_name_are_refused(tmp_path):
+    paths = [tmp_path / name / "tokenizer.json" for name in ("a", "b")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text("{}")
+    with pytest.raises(WorkloadError, match=r"two side files are both called tokenizer\.json"):
+        capture(of_text(*paths), tmp_path)
+
+
+def test_a_tokenizer_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(WorkloadError, match=r"input 'ids': tokenizer .*: no such file"):
+        capture(of_text(tmp_path / "no.json", tmp_path / "no.json"), tmp_path)
+
+
+def test_the_same_model_has_the_same_digest_and_another_has_not(tmp_path):
+    digests = []
+    for index, given in enumerate((workload(), workload(), workload(model=nn.Flatten()))):
+        folder = tmp_path / str(index)
+        folder.mkdir()
+        digests.append(capture(given, folder).facts.digest)
+    assert digests[0] == digests[1] != digests[2]
+    assert len(digests[0]) == len(hashlib.sha256().hexdigest())
