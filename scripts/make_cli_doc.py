@@ -40,7 +40,8 @@ model file (`.pt2`, `.onnx`, `.tflite`, `.keras`, `.h5`, a SavedModel folder) wi
 | 1 | a defect of edgekit; the message names a file to report | any other exception |
 | 2 | usage or input: an option, a file, the workload, a profile, a step's settings | \
 `InputError` and below it, `StepError`, `SessionError` |
-| 3 | the verdict: a limit was missed or not decided, or `compare` found a regression | `BudgetError` |
+| 3 | the verdict: a limit was missed or not decided, or `compare` found a regression | \
+`BudgetError` |
 | 4 | the target does not support the model | `CompileError` |
 | 5 | a library or toolchain is missing; the message names the command that brings it | \
 `MissingDependencyError` |

@@ -40,6 +40,7 @@ _MOVES = {
     *("contiguous", "type_as", "to", "detach_", "squeeze_", "unsqueeze_", "transpose_", "alias_"),
 }
 _CONTRACTIONS = {"mm", "bmm", "addmm", "baddbmm", "convolution", "conv2d", "matmul", "linear"}
+_UNSEEN = "what torch decomposes it into"
 _BIAS = {"add", "mul"}
 # Taken out of the graph by the compilers: litert-torch's safe_run_decompositions takes the first
 # (the others fail there), torch.onnx's remove_assertion_nodes takes all.
@@ -241,31 +242,36 @@ def _complete(survey: Survey) -> None:
         found[name] = Finding(support="native" if is_own else "fallback")
     for check in _CHECKS[compiler.target]:
         found[f"aten.{check}"] = Finding(support="native")
+    _add_in_place(found)
     for name in compiler.decomposed - found.keys():
-        found[name] = Finding(support="fallback", parts=("what torch decomposes it into",))
-    _add_relatives(found)
+        found[name] = Finding(support="fallback", parts=(_UNSEEN,))
+    _add_in_place(found)
+    _add_siblings(found)
 
 
-def _add_relatives(found: dict[str, Finding]) -> None:
-    """In-place forms are as their functional ones; composite overloads as their worst sibling."""
-    every = {name for name in _all_operators() if _is_listed(name)}
-    for name in sorted(every - found.keys()):
+def _add_in_place(found: dict[str, Finding]) -> None:
+    """In-place forms are as their functional ones: tracing replaces them."""
+    for name in sorted(_all_operators() - found.keys()):
         base, _, overload = name.removeprefix("aten.").partition(".")
         functional = f"aten.{base.removesuffix('_')}.{overload}"
         if functional in found:
             found[name] = found[functional]
+
+
+def _add_siblings(found: dict[str, Finding]) -> None:
+    """A composite overload that no sample showed is as the worst of its other overloads."""
     order = ("native", "fallback", "unsupported")
     by_base: dict[str, list[Finding]] = {}
     for name, finding in found.items():
         by_base.setdefault(name.split(".")[1], []).append(finding)
-    for name in sorted(every - found.keys()):
+    for name in sorted(_all_operators() - found.keys()):
         siblings = by_base.get(name.split(".")[1], [])
         if siblings and _can_be_traced_away(name):
-            found[name] = max(siblings, key=lambda item: order.index(item.support))
-
-
-def _is_move(name: str) -> bool:
-    return name.split(".")[1] in _MOVES
+            worst = max(order.index(item.support) for item in siblings)
+            found[name] = min(
+                (item for item in siblings if item.support == order[worst]),
+                key=lambda item: item.parts,
+            )
 
 
 def _all_operators() -> set[str]:
@@ -275,7 +281,7 @@ def _all_operators() -> set[str]:
         base, _, overload = rest.partition(".")
         if space == "aten":
             names.add(f"aten.{base}.{overload or 'default'}")
-    return names
+    return {name for name in names if _is_listed(name)}
 
 
 def render(found: dict[str, Finding]) -> str:

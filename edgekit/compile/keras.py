@@ -5,7 +5,7 @@ from pathlib import Path
 from edgekit.core.errors import MissingDependencyError, WorkloadError
 
 try:
-    import tensorflow
+    import tensorflow as tf
 except ModuleNotFoundError as missing:
     raise MissingDependencyError(
         "a Keras or SavedModel needs TensorFlow: pip install 'edgekit[tensorflow]'"
@@ -19,10 +19,10 @@ def convert_keras(path: Path, work: Path) -> Path:
     """
     try:
         if path.is_dir():
-            converter = tensorflow.lite.TFLiteConverter.from_saved_model(str(path))
+            converter = tf.lite.TFLiteConverter.from_saved_model(str(path))
         else:
-            model = tensorflow.keras.models.load_model(path, compile=False, safe_mode=True)
-            converter = tensorflow.lite.TFLiteConverter.from_keras_model(model)
+            model = tf.keras.models.load_model(path, compile=False, safe_mode=True)
+            converter = tf.lite.TFLiteConverter.from_keras_model(model)
         content = converter.convert()
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

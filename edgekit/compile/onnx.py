@@ -8,6 +8,7 @@ from typing import Any
 
 from edgekit.compile.onnx_export import export_program
 from edgekit.compile.onnx_file import read_file
+from edgekit.compile.onnx_fold import fold_lookups
 from edgekit.compile.onnx_interface import rename_interface
 from edgekit.compile.onnx_model import (
     MODEL,
@@ -56,13 +57,14 @@ def export(request: StageRequest, out: Path, reporter: Reporter) -> Mapping[str,
     model = exported.model
     rename_interface(model, contract)
     merge_slices(model)
+    paths = fold_lookups(model, exported.paths)
     tidy(model)
     name_nodes(model)
     check(model, "the exported graph")
     if program is not None:
         reporter.progress("comparing with torch", 0.7)
         require_parity(model.SerializeToString(), program, contract, request.seed)
-    save(model, exported.paths, out)
+    save(model, paths, out)
     return {"artifact": to_plain(_describe(contract))}
 
 
@@ -133,11 +135,15 @@ def to_ort(request: StageRequest, out: Path, reporter: Reporter) -> Mapping[str,
     source = (request.folder("artifact") / artifact.entry).read_bytes()
     convert(source, out / ORT_MODEL, platform)
     size = (out / ORT_MODEL).stat().st_size
-    notes = []
+    notes = [
+        "not deterministic: ONNX Runtime writes tables of an .ort in the order of a hash map, so "
+        "the bundle_id may differ between builds of the same input"
+    ]
     if size > len(source) * _GROWTH_WORTH_SAYING:
         notes.append(
             f".ort holds weights as they are computed with: {size} bytes, {len(source)} as .onnx"
         )
-        reporter.warn(notes[0])
+    for note in notes:
+        reporter.warn(note)
     made = replace(artifact, format="ort", entry=ORT_MODEL)
     return {"artifact": to_plain(made), "notes": notes}

@@ -23,6 +23,9 @@ def rename_interface(model: onnx.ModelProto, contract: Contract) -> None:
     _free_names(model, {*names_in, *names_out})
     for item, want in zip(graph.input, contract.inputs, strict=True):
         _rename(model, item.name, want.name)
+        for output in graph.output:
+            if output.name == item.name:
+                output.name = want.name
         item.name = want.name
         _name_axes(item, want.shape)
     for item, result in zip(graph.output, contract.outputs, strict=True):

@@ -54,7 +54,7 @@ class PrecisionSupport:
 class Target:
     """One target: names of its compiler and runtime plug-ins and the facts about them.
 
-    runtime_package: the distribution that holds the engine, of ``minimum_runtime_version`` or newer.
+    runtime_package: the distribution with the engine, ``minimum_runtime_version`` or newer.
 
     operators are kept in order of their names, so that a look-up need not read them all.
     """

@@ -21,27 +21,32 @@ RATE_HZ = 8000
 CLIP_SAMPLES = 6000
 TRAINING_TAKES = range(16, 25)
 CALIBRATION_TAKES = range(14, 16)
-EPOCHS = 40
+EPOCHS = 80
+BATCH = 30
 
 
 class KeywordNet(nn.Module):
-    """Strided 1-d convolutions, the mean over time, ten scores."""
+    """1-d convolutions on the waveform, the strongest answer over time, ten scores."""
 
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            *layer(1, 32, kernel=80, stride=16),
-            *layer(32, 96, kernel=5, stride=2),
-            *layer(96, 128, kernel=5, stride=2),
-            *layer(128, 128, kernel=3, stride=2),
+            *layer(1, 64, kernel=80, stride=8),
+            nn.MaxPool1d(4),
+            *layer(64, 96, kernel=3),
+            nn.MaxPool1d(4),
+            *layer(96, 128, kernel=3),
+            nn.MaxPool1d(4),
+            *layer(128, 128, kernel=3),
         )
+        self.dropout = nn.Dropout(0.3)
         self.head = nn.Linear(128, 10)
 
     def forward(self, sound: Tensor) -> Tensor:
-        return self.head(self.body(sound).mean(2))
+        return self.head(self.dropout(self.body(sound).amax(2)))
 
 
-def layer(channels_in: int, channels: int, kernel: int, stride: int) -> list[nn.Module]:
+def layer(channels_in: int, channels: int, kernel: int, stride: int = 1) -> list[nn.Module]:
     convolution = nn.Conv1d(channels_in, channels, kernel, stride, kernel // 2, bias=False)
     return [convolution, nn.BatchNorm1d(channels), nn.ReLU()]
 
@@ -79,23 +84,35 @@ def read_clips(path: Path) -> list[tuple[int, np.ndarray, int]]:
 
 
 def train(clips: list[tuple[int, np.ndarray, int]]) -> KeywordNet:
+    """18 recordings of each digit are few: every batch is heard at another speed and loudness."""
     torch.manual_seed(0)
     model = KeywordNet()
     sounds = torch.stack([as_tensor(wave) for _, wave, _ in clips])
     digits = torch.tensor([label for _, _, label in clips])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS)
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=1e-2)
+    batches = math.ceil(len(clips) / BATCH)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=3e-3, total_steps=EPOCHS * batches
+    )
     for _ in range(EPOCHS):
-        for rows in torch.randperm(len(clips)).split(30):
-            shift = int(torch.randint(-400, 400, ()))
-            loss = nn.functional.cross_entropy(
-                model(sounds[rows].roll(shift, dims=2)), digits[rows], label_smoothing=0.1
-            )
+        for rows in torch.randperm(len(clips)).split(BATCH):
+            scores = model(as_if_said_again(sounds[rows]))
+            loss = nn.functional.cross_entropy(scores, digits[rows], label_smoothing=0.1)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        schedule.step()
+            schedule.step()
     return model.eval()
+
+
+def as_if_said_again(sounds: Tensor) -> Tensor:
+    """The same digits faster or slower, earlier or later, louder or softer, with some noise."""
+    speed, shift = 0.85 + 0.3 * float(torch.rand(())), int(torch.randint(-600, 600, ()))
+    spoken = nn.functional.interpolate(sounds, size=int(CLIP_SAMPLES / speed), mode="linear")
+    spoken = nn.functional.pad(spoken, (0, max(0, CLIP_SAMPLES - spoken.shape[2])))
+    spoken = spoken[:, :, :CLIP_SAMPLES].roll(shift, dims=2)
+    loudness, noise = torch.rand(2, len(sounds), 1, 1)
+    return spoken * (0.5 + loudness) + torch.randn_like(spoken) * noise * 0.05
 
 
 def as_tensor(wave: np.ndarray) -> Tensor:

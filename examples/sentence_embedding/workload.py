@@ -7,13 +7,13 @@ text; its lines are the sentences.
 """
 
 import hashlib
+import logging
 import os
 from importlib.resources import files
 from pathlib import Path
 
 import safetensors.torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel
 
 import edgekit
 
@@ -27,7 +27,7 @@ SHORTEST_SENTENCE = 40
 class SentenceEncoder(nn.Module):
     """BERT, the mean of its token vectors, length one."""
 
-    def __init__(self, bert: BertModel) -> None:
+    def __init__(self, bert: nn.Module) -> None:
         super().__init__()
         self.bert = bert
 
@@ -59,7 +59,12 @@ def workload(text: str = DEFAULT_TEXT, length: str = "64"):
     )
 
 
-def load_bert(folder: Path) -> BertModel:
+def load_bert(folder: Path) -> nn.Module:
+    # transformers imports torchao, which warns of kernels for GPUs that are not there.
+    logging.disable(logging.WARNING)
+    from transformers import BertConfig, BertModel  # noqa: PLC0415
+
+    logging.disable(logging.NOTSET)
     content = (folder / "model.safetensors").read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != WEIGHTS_SHA256:

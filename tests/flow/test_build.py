@@ -23,7 +23,16 @@ from edgekit.core.errors import (
     WorkloadError,
 )
 from edgekit.core.verdict import Standing, Status
-from tests.flow.tiny import LABELS, SHAPE, Network, network, pictures, samples, workload
+from tests.flow.tiny import (
+    LABELS,
+    SHAPE,
+    Network,
+    network,
+    pictures,
+    samples,
+    workload,
+    workload_of_two,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -101,7 +110,7 @@ def test_a_skipped_step_is_named_in_notes_and_manifest(builds):
     result = builds.honest("embedded")
     skipped = [step for step in result.manifest.strategy.steps if not step.is_run]
     assert [step.name for step in skipped] == ["prune", "distil"]
-    assert any(note.startswith("build: prune: skipped") for note in result.evidence.notes)
+    assert any(note.startswith("build: step 'prune' is skipped") for note in result.evidence.notes)
 
 
 def test_the_report_beside_the_bundle_maps_tensors_to_modules(builds):
@@ -170,8 +179,8 @@ def test_a_refused_build_says_by_how_much_and_what_to_try(builds):
         builds.build("phone", out=out, limits={"latency_ratio": 1000, "artifact_bytes": 5000})
     result = caught.value.result
     (judgement,) = result.verdict.of(Status.FAIL)
-    missed = judgement.figure.value - 5000
-    assert f"missed by {missed / 1000:.4g} kB" in judgement.reason
+    missed_kb = (judgement.figure.value - 5000) / 1000
+    assert f"missed by {missed_kb:.3g} kB" in judgement.reason
     assert judgement.limit.source == "user"
     assert any(line.startswith("largest layers: ") for line in result.advice)
     assert not list(out.parent.glob(f"*{out.name}*"))
@@ -203,7 +212,7 @@ def test_an_output_that_exists_is_refused_before_any_work(builds):
 def test_force_replaces_a_bundle_but_nothing_else(builds):
     out = builds.new("replaced")
     first = builds.build("edge-server", out=out)
-    second = builds.build("edge-server", out=out, force=True, seed=4)
+    second = builds.build("edge-server", out=out, force=True, seed=3)
     assert edgekit.verify(out).bundle_id == second.bundle_id != first.bundle_id
     (out / "notes.txt").write_text("mine")
     with pytest.raises(OutputError, match=r"notes\.txt"):
@@ -234,26 +243,23 @@ def test_a_zip_lies_beside_the_folder_and_opens(builds):
     packed = result.bundle.with_name(result.bundle.name + ".zip")
     assert zipfile.is_zipfile(packed)
     assert edgekit.verify(packed).bundle_id == result.bundle_id
+    out = builds.new("packed")
+    out.with_name(out.name + ".zip").write_bytes(packed.read_bytes())
     with pytest.raises(OutputError, match=r"\.zip: exists"):
-        builds.build("edge-server", zip=True, out=packed.with_name(packed.stem))
+        builds.build("edge-server", zip=True, out=out)
+    assert not out.exists()
 
 
 def test_without_out_the_bundle_is_named_by_workload_and_profile(builds, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    profile = tmp_path / "my server.toml"
+    profile = tmp_path / "my-server.toml"
     profile.write_text(
         'schema = 1\nname = "my-server"\ntitle = "Mine"\nextends = "edge-server"\n'
         "[limits.latency_ratio]\nat_most = 1000.0\naccepts = ['host']\n"
     )
-    result = edgekit.build(builds_workload(), device=str(profile))
+    result = edgekit.build(workload_of_two(), device=str(profile))
     assert result.bundle == Path("tiny-of-two-my-server.edgekit")
     assert result.bundle.is_dir()
-
-
-def builds_workload():
-    from tests.flow.tiny import workload_of_two
-
-    return workload_of_two()
 
 
 # What is handed in
@@ -309,11 +315,11 @@ IMAGE = np.ones(SHAPE, np.float32)
         ({"evaluation": []}, "evaluation data: no samples; at least 1 is needed"),
         ({"evaluation": None}, "tiny: it has no evaluation data"),
         ({"calibration": None}, "tiny: it has no calibration data"),
-        ({"calibration": [IMAGE[:, :5]]}, r"calibration data, sample 0.*\[1, 12, 12\]"),
-        ({"calibration": [IMAGE.astype(np.float64)]}, r"float64.*the model wants float32"),
+        ({"calibration": [IMAGE[:, :5]]}, r"sample 0.*shape is \(1, 5, 12\), wanted \(1, 12, 12\)"),
+        ({"calibration": [IMAGE.astype(np.int64)]}, r"calibration data, sample 0.*int64"),
         ({"calibration": [IMAGE * np.nan]}, r"calibration data, sample 0.*NaN at \[0, 0, 0\]"),
         ({"evaluation": [image for image, _ in samples(4, 2)]}, "no target, and the metric needs"),
-        ({"selection": samples(3, 2)}, "evaluation and selection data share 3"),
+        ({"selection": samples(800, 2)[:3]}, "evaluation and selection data share 3"),
         ({"metric": "top-11"}, "'top-11' is not known; did you mean 'top-1'"),
         ({"name": "a/b"}, "name 'a/b': give it a name without a slash"),
         ({"outputs": {}}, "it names no outputs"),
@@ -339,17 +345,11 @@ def test_a_model_in_training_mode_is_switched_with_a_warning(builds):
     model.load_state_dict(network().state_dict())
     model.train()
     heard = []
-    result = builds.build("edge-server", workload_with(model), listener=heard.append)
+    result = builds.build("edge-server", workload_of_two(model=model), listener=heard.append)
     (warning,) = [event for event in heard if event.kind == "warning"]
     assert "training mode" in warning.message
     assert any("training mode" in note for note in result.evidence.notes)
     assert result.bundle_id == builds.honest("edge-server").bundle_id
-
-
-def workload_with(model):
-    from tests.flow.tiny import workload_of_two
-
-    return workload_of_two(model=model)
 
 
 # Other shapes of model
@@ -380,8 +380,9 @@ def mixed_samples(count, seed):
     ]
 
 
-@pytest.mark.parametrize("target", ["litert", "onnx"])
-def test_two_inputs_and_a_dict_of_outputs_with_any_batch(builds, target):
+# litert-torch keeps the batch of convolutions open, but not that of a bare linear layer.
+@pytest.mark.parametrize(("target", "is_dynamic"), [("litert", False), ("onnx", True)])
+def test_two_inputs_and_a_dict_of_outputs(builds, target, is_dynamic):
     torch.manual_seed(1)
     model = Mixed().eval()
     given = edgekit.Workload(
@@ -392,7 +393,7 @@ def test_two_inputs_and_a_dict_of_outputs_with_any_batch(builds, target):
         calibration=mixed_samples(64, 0),
         evaluation=mixed_samples(300, 1),
         metric="cosine",
-        has_dynamic_batch=True,
+        has_dynamic_batch=is_dynamic,
     )
     result = builds.build("edge-server", given, target=target)
     batch = mixed_samples(5, 2)
@@ -400,10 +401,21 @@ def test_two_inputs_and_a_dict_of_outputs_with_any_batch(builds, target):
     with torch.no_grad():
         wanted = model(*(torch.from_numpy(array) for array in arrays.values()))
     with edgekit.open(result.bundle) as session:
-        assert session.contract.inputs[0].shape == ("batch", 8)
+        assert session.contract.inputs[0].shape == ("batch" if is_dynamic else 1, 8)
         together = session.run(arrays)
         alone = session.run({name: array[3:4] for name, array in arrays.items()})
     for name in ("scores", "hidden"):
         # Half precision keeps 11 bits: three digits.
         np.testing.assert_allclose(together[name], wanted[name].numpy(), atol=0.01)
         np.testing.assert_allclose(together[name][3:4], alone[name], atol=1e-4)
+
+
+def test_any_batch_of_a_tflite(builds):
+    result = builds.build("phone", workload(name="dynamic", has_dynamic_batch=True))
+    images, _ = pictures(5, 9)
+    with torch.no_grad():
+        wanted = network()(torch.from_numpy(images))[0].numpy()
+    with edgekit.open(result.bundle) as session:
+        assert session.contract.inputs[0].shape == ("batch", *SHAPE)
+        found = session.run(images)["scores"]
+    assert (found.argmax(axis=1) == wanted.argmax(axis=1)).all()

@@ -28,7 +28,7 @@ def test_a_plan_gives_every_step_a_reason(phone):
     assert steps["quantize"].is_run
     assert all(step.reason for step in phone.strategy.steps)
     assert quantize_of(phone.strategy).activations == "static"
-    assert phone.notes == (f"distil: {steps['distil'].reason}",)
+    assert phone.notes == (f"step 'distil' is skipped: {steps['distil'].reason}",)
 
 
 def test_a_plan_holds_every_operator_against_every_target(phone):

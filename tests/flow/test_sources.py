@@ -83,7 +83,7 @@ def test_a_missing_import_is_a_missing_component(write, tmp_path):
 def test_what_is_not_there_or_not_known_is_refused(tmp_path, name, options):
     (tmp_path / "model.bin").write_bytes(b"x")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(WorkloadError, match="no such file|not a workload"):
+    with pytest.raises(WorkloadError, match=r"no such file|not a workload"):
         resolve(tmp_path / name, tmp_path, **options)
 
 
