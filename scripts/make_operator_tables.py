@@ -274,6 +274,10 @@ def _add_siblings(found: dict[str, Finding]) -> None:
             )
 
 
+def _is_move(name: str) -> bool:
+    return name.split(".")[1] in _MOVES
+
+
 def _all_operators() -> set[str]:
     names = set()
     for full in torch._C._dispatch_get_all_op_names():

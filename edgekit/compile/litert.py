@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch.export import ExportedProgram
+
 from edgekit.compile.facts import weighted_modules
 from edgekit.compile.litert_convert import convert_program
 from edgekit.compile.litert_names import follow_names, map_own_names, map_tensors
@@ -41,15 +43,32 @@ def export(request: StageRequest, out: Path, reporter: Reporter) -> Mapping[str,
         return _take_file(folder / MODEL, out, contract)
     program = load_program(folder / PROGRAM)
     reporter.progress("exporting to LiteRT", 0.0)
-    content = convert_program(program, is_dynamic=contract.has_dynamic_batch)
+    content, batch = _convert(program, contract, reporter)
     graph = read_graph(content, name=MODEL)
     bindings = bind(graph, contract)
     reporter.progress("comparing with torch", 0.8)
-    require_parity(content, program, contract, bindings)
+    require_parity(content, program, contract, bindings, batch)
     (out / MODEL).write_bytes(content)
     _write_map(out, map_tensors(graph, program, weighted_modules(program)))
-    batch = 0 if contract.has_dynamic_batch else 1
     return {"artifact": to_plain(_artifact(bindings, batch))}
+
+
+def _convert(program: ExportedProgram, contract: Contract, reporter: Reporter) -> tuple[bytes, int]:
+    """The float .tflite and the batch that it takes (0 for any).
+
+    litert-torch 0.10 cannot flatten, or reshape otherwise, around an open batch axis.
+    """
+    if not contract.has_dynamic_batch:
+        return convert_program(program, is_dynamic=False), 1
+    try:
+        return convert_program(program, is_dynamic=True), 0
+    except CompileError as refusal:
+        content = convert_program(program, is_dynamic=False)
+        reporter.warn(
+            f"the batch axis cannot stay open ({refusal}); exported for a batch of 1: a session "
+            "runs the rows of a batch one by one"
+        )
+        return content, 1
 
 
 def quantize(request: StageRequest, out: Path, reporter: Reporter) -> Mapping[str, Any]:

@@ -2,7 +2,9 @@
 
 import os
 from types import TracebackType
+from typing import Any
 
+import torch
 from torch.export import Dim, ExportedProgram
 from torch.fx import Node
 
@@ -24,41 +26,67 @@ with silence():
             "pip install 'edgekit[litert]'"
         ) from missing
 
+_RESHAPES = (
+    torch.ops.aten.flatten.using_ints,
+    torch.ops.aten.reshape.default,
+    torch.ops.aten.view.default,
+)
 _NO_LOWERING = "Lowering not found: "
 
 
 def convert_program(program: ExportedProgram, *, is_dynamic: bool) -> bytes:
     """The float .tflite of a program; the same program gives the same bytes.
 
+    is_dynamic: keep the batch axis open; else it is 1, whatever the program's own is.
     64-bit integers become 32-bit ones, at inputs and outputs as well: most devices have no others.
     Raises: CompileError with the operator and its module path.
     """
     os.environ["LITERT_TORCH_SHOW_PROGRESS"] = "n"
     args = program.example_inputs[0] if program.example_inputs else ()
+    if not is_dynamic:
+        args = tuple(value[:1] for value in args)
     shapes = tuple({0: Dim(BATCH_AXIS, min=1)} for _ in args) if is_dynamic else None
     with silence():
         try:
-            model = litert_torch.convert(program.module(), tuple(args), dynamic_shapes=shapes)
+            module = program.module()
+            if is_dynamic:
+                _leave_batch_open_(module)
+            model = litert_torch.convert(module, tuple(args), dynamic_shapes=shapes)
             content: bytes = model.model_content()
         except (*MODEL_ERRORS, MLIRError) as error:
             raise CompileError(_explain(error, program)) from error
     return content
 
 
+def _leave_batch_open_(module: Any) -> None:
+    """Write reshapes with -1 for the batch, in place: litert-torch takes no symbol there."""
+    for node in module.graph.nodes:
+        if node.op != "call_function" or node.target not in _RESHAPES:
+            continue
+        sizes = [size if isinstance(size, int) else -1 for size in node.meta["val"].shape]
+        if sizes.count(-1) == 1:
+            node.target = torch.ops.aten.reshape.default
+            node.args, node.kwargs = (node.args[0], sizes), {}
+    module.graph.eliminate_dead_code()
+    module.recompile()
+
+
 def _explain(error: BaseException, program: ExportedProgram) -> str:
     message = first_line(error)
+    node = _failing_node(error)
+    has_form = node is not None and lowerings.lookup(node.target) is not None
     if message.startswith(_NO_LOWERING):
         operator = message.removeprefix(_NO_LOWERING)
-        places = {operator: _path_of(_failing_node(error), operator, program)}
+        places = {operator: _path_of(node, operator, program)}
     else:
-        places = _without_form(program)
+        # An operator that has a form and still fails is itself what is wrong.
+        places = {} if has_form else _without_form(program)
     if places:
         named = ", ".join(f"{operator}{path}" for operator, path in places.items())
         return (
             f"LiteRT has no form of the operator {named}; replace it in the model, or build for "
             "another target (`edgekit plan` lists every operator)"
         )
-    node = _failing_node(error)
     place = f" at {node.target}{_path(node)}" if node is not None else ""
     return f"litert-torch cannot convert the model{place}: {type(error).__name__}: {message}"
 

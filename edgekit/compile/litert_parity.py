@@ -71,17 +71,17 @@ def _positions(
 
 
 def require_parity(
-    content: bytes, program: ExportedProgram, contract: Contract, bindings: Bindings
+    content: bytes, program: ExportedProgram, contract: Contract, bindings: Bindings, batch: int
 ) -> None:
-    """Run the .tflite and the program on random inputs.
+    """Run the .tflite and the program on random inputs. batch: what the file takes, 0 for any.
 
     Raises: CompileError when any output differs by more than the rounding of float kernels.
     """
     module = program.module()
     engine = LiteRtEngine(content)
     try:
-        for batch in BATCHES if contract.has_dynamic_batch else (1,) * SAMPLES:
-            _compare(engine, module, contract, bindings, batch)
+        for rows in (batch,) * SAMPLES if batch else BATCHES:
+            _compare(engine, module, contract, bindings, rows)
     except SessionError as error:
         raise CompileError(f"the exported .tflite does not run: {error}") from error
     finally:

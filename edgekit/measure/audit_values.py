@@ -114,7 +114,10 @@ def value_fault(
 
 def _layouts(values: Array, shape: tuple[int, ...]) -> Iterator[Array]:
     """The float weight as the quantized one may hold it: the same, transposed, or reshaped."""
-    for candidate in (values, np.ascontiguousarray(values.T)) if values.ndim == 2 else (values,):
+    candidates = [values]
+    if values.ndim in (2, 3):  # 3: the weights of a recurrent layer, a direction each
+        candidates.append(np.ascontiguousarray(np.swapaxes(values, -1, -2)))
+    for candidate in candidates:
         if candidate.size == np.prod(shape):
             yield candidate.reshape(shape)
 

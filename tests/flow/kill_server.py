@@ -6,6 +6,7 @@ can be killed a hundred times. On standard input, one JSON a line: ``{"out", "li
 sealing's time from its start, "none" lets it finish. On standard output: whether it was killed.
 """
 
+import faulthandler
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ from edgekit.measure import latency, memory
 from tests.flow.tiny import workload_of_two
 
 SEAL_SECONDS = 0.05
+LONGEST_SECONDS = 60
 
 
 def run(order, started):
@@ -47,6 +49,8 @@ def attempt(order, build_seconds):
     if child == 0:
         os.close(reading)
         status = 1
+        # A child that hangs says where, and ends.
+        faulthandler.dump_traceback_later(LONGEST_SECONDS, exit=True)
         try:
             run(order, writing)
             status = 0
