@@ -20,7 +20,9 @@ MILLISECOND_UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 HERTZ_UNITS = {"Hz": 1, "kHz": 10**3, "MHz": 10**6, "GHz": 10**9}
 POINT_UNITS = {"point": 1.0, "points": 1.0}
 
-_QUANTITY = re.compile(r"^\s*([0-9]+(?:[._][0-9]+)*(?:e[+-]?[0-9]+)?)\s*([A-Za-z]+)\s*$")
+_QUANTITY = re.compile(
+    r"^\s*([0-9]{1,18}(?:_[0-9]{3})*(?:\.[0-9]{1,18})?(?:e[+-]?[0-9]{1,2})?)\s*([A-Za-z]+)\s*$"
+)
 
 
 def parse_quantity(text: str, units: dict[str, float] | dict[str, int]) -> float:

@@ -31,6 +31,7 @@ from edgekit.store import Store
 
 # What the cache is cut down to after a build, the longest unused results first.
 CACHE_BYTES = 20 * 10**9
+PLAN = "plan"
 
 
 def build(
@@ -59,10 +60,10 @@ def build(
         plan = make_plan(model, options)
         require_support(model.facts, plan.target)
         runner = Runner(store, heard, seed=options.seed, refresh=options.is_refreshed)
-        result = _Build(model, plan, runner, heard, options).run(work, out)
+        result = _Build(model, plan, runner, heard, options, started).run(work, out)
         store.close()
         store.bound(CACHE_BYTES)
-    return replace(result, seconds=time.monotonic() - started)
+    return result
 
 
 class _Notes:
@@ -73,8 +74,9 @@ class _Notes:
         self.lines: list[str] = []
 
     def __call__(self, event: Event) -> None:
-        # What the cache held is no property of the bundle.
-        if event.kind != "progress" and event.message != REUSED:
+        # What the cache held is no property of the bundle; what the plan says is in its strategy.
+        is_told = event.kind == "progress" or event.message == REUSED or event.stage == PLAN
+        if not is_told:
             self.lines.append(f"{event.stage}: {event.message}")
         self._listener(event)
 
@@ -83,8 +85,15 @@ class _Build:
     """One build after planning: what its parts share."""
 
     def __init__(
-        self, model: Model, plan: Plan, runner: Runner, heard: _Notes, options: BuildOptions
+        self,
+        model: Model,
+        plan: Plan,
+        runner: Runner,
+        heard: _Notes,
+        options: BuildOptions,
+        started: float,
     ) -> None:
+        self.started = started
         self.model = model
         self.plan = plan
         self.runner = runner
@@ -94,8 +103,9 @@ class _Build:
 
     def run(self, work: Path, out: Path) -> BuildResult:
         reporter = Reporter(stage="build", listener=self.heard)
+        planner = Reporter(stage=PLAN, listener=self.heard)
         for step in self.plan.strategy.skipped:
-            reporter.note(f"step '{step.name}' is skipped: {step.reason}")
+            planner.note(f"step '{step.name}' is skipped: {step.reason}")
         data, metric = write_data(self.model, work, self.heard)
         maker = Maker(self.model, self.plan, self.runner, self.toolchain, reporter)
         measurer = Measurer(self.model, self.plan, self.runner, self.toolchain, reporter)
@@ -135,7 +145,7 @@ class _Build:
             stages=self._stages(),
             largest_layers=largest_layers(made.products.named),
             advice=advise(self.plan, verdict, made.measured.figures, made.products),
-            seconds=0.0,
+            seconds=time.monotonic() - self.started,
         )
         self._require(result)
         sealed = seal_bundle(

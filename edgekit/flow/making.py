@@ -112,7 +112,9 @@ class Maker:
             if step.is_run:
                 before, current = current, self._apply(step, current, data)
                 steps.append(current)
-                audits.append(self._audit(step, before, current))
+                _require_change(step, before, current)
+                if step.name == "quantize":
+                    audits.append(self._audit(step, before, current))
                 step_bytes[step.name] = artifact_bytes([current.file])
         baseline = self._finish("strip float", exported)
         return Products(
@@ -125,16 +127,9 @@ class Maker:
         )
 
     def _apply(self, step: PlannedStep, made: Made, data: DataSets) -> Made:
-        handler = self.plan.compiler.steps.get(step.name)
-        if handler is None:
-            able = ", ".join(self.plan.compiler.steps) or "none"
-            raise StepError(
-                f"step '{step.name}': compiler {self.plan.compiler.name} cannot do it; it can: "
-                f"{able}"
-            )
         return self._run(
             step.name,
-            handler,
+            self.plan.compiler.steps[step.name],
             {"artifact": to_plain(made.artifact), step.name: step.settings},
             {
                 "float": (made.outcome.folder, made.outcome.digest),
@@ -201,6 +196,14 @@ class Maker:
         outcome = self.runner.run(request, place="process", toolchain=self.toolchain)
         artifact = from_plain(Artifact, outcome.values["artifact"], where=f"stage {name}")
         return Made(artifact=artifact, outcome=outcome)
+
+
+def _require_change(step: PlannedStep, before: Made, after: Made) -> None:
+    if before.file.read_bytes() == after.file.read_bytes():
+        raise StepError(
+            f"step '{step.name}' changed nothing: the artifact is the same, byte for byte; look at "
+            "its settings, or take it out of the strategy"
+        )
 
 
 def largest_layers(made: Made) -> tuple[LayerSize, ...]:

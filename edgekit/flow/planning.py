@@ -86,8 +86,19 @@ def make_plan(model: Model, options: BuildOptions) -> Plan:
         is_strict=options.is_strict,
     )
     strategy = make_strategy(model.facts, profile, target, _steps(), wishes)
+    _check_steps(strategy, compiler)
     limits = resolve_limits(profile, model.workload.limits, options.limits, options.allow)
     return Plan(profile=profile, target=target, compiler=compiler, strategy=strategy, limits=limits)
+
+
+def _check_steps(strategy: Strategy, compiler: CompilerSpec) -> None:
+    for step in strategy.steps:
+        if step.is_run and step.name not in compiler.steps:
+            able = ", ".join(compiler.steps) or "none"
+            raise StepError(
+                f"step '{step.name}': compiler {compiler.name} cannot do it; it can: {able}; make "
+                "the step conditional, or take it out of the profile"
+            )
 
 
 def compiler_of(target: Target) -> CompilerSpec:

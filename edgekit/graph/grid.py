@@ -180,8 +180,13 @@ def _from_inputs(
     points = np.zeros(1, np.int64)
     if point in constants and not is_packed:
         points = graph.constant_array(point, layer.subgraph).reshape(-1).astype(np.int64)
+    scales = graph.constant_array(scale, layer.subgraph).reshape(-1).astype(np.float32)
+    shape = layer.tensor.shape
+    if layer.operator.name == "DynamicQuantizeLSTM" and len(scales) > shape[0]:
+        # (directions, input, gates): a scale for each gate of each direction, over all inputs.
+        axis, block = 1, shape[1]
     return TensorQuantization(
-        scales=graph.constant_array(scale, layer.subgraph).reshape(-1).astype(np.float32),
+        scales=scales,
         zero_points=points,
         axis=axis,
         block_size=block if isinstance(block, int) else 0,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from typing import Any
 
 from edgekit.core.codec import from_plain, nearest, to_plain
@@ -89,7 +90,18 @@ def _plan_step(
     settings = {**step.settings, **wishes.settings.get(step.name, {})}
     if step.name == "quantize":
         return _plan_quantize(step, settings, facts, profile, target, wishes.overrides)
-    return PlannedStep(name=step.name, is_run=True, reason=step.reason, settings=settings)
+    checked = _checked(installed[step.name], settings, f"{profile.name}: step '{step.name}'")
+    return PlannedStep(name=step.name, is_run=True, reason=step.reason, settings=checked)
+
+
+def _checked(spec: StepSpec, settings: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Settings as the step's own dataclass has them, defaults filled in."""
+    module, _, name = spec.settings.partition(":")
+    settings_type = getattr(import_module(module), name)
+    plain: dict[str, Any] = to_plain(
+        from_plain(settings_type, dict(settings), where=where, error=StepError)
+    )
+    return plain
 
 
 def _find_obstacle(step: Step, installed: Mapping[str, StepSpec], wishes: Wishes) -> str | None:
@@ -99,8 +111,9 @@ def _find_obstacle(step: Step, installed: Mapping[str, StepSpec], wishes: Wishes
         )
     if step.name not in installed:
         return f"no step '{step.name}' is installed"
-    if step.when and step.when not in wishes.conditions:
-        return f"the workload has no {step.when}"
+    for need in (step.when, *installed[step.name].needs):
+        if need and need not in wishes.conditions:
+            return f"the workload has no {need}"
     if installed[step.name].is_training and wishes.effort == "quick":
         return "effort quick trains nothing; use --effort standard"
     return None

@@ -27,7 +27,7 @@ def workload() -> edgekit.Workload:
         license="CC BY 4.0 (data: UCI Optical Recognition of Handwritten Digits)",
         model=trained_model(),
         # How raw pixels become the model's input, as data: (pixels * scale - mean) / deviation.
-        inputs={"image": edgekit.Image(height=8, width=8, channels=1, scale=1 / 16)},
+        inputs={"image": edgekit.Image(height=8, width=8, channels=1)},
         outputs={"digit": edgekit.Output(labels=tuple("0123456789"), activation="softmax")},
         # Three sets that share no sample: one trained the model, one shows the quantizer what
         # values to expect, one gives the verdict. A sample is x, or (x, y).
@@ -63,10 +63,11 @@ class DigitNet(nn.Module):
 
 
 def digits() -> tuple[np.ndarray, np.ndarray]:
-    """1,797 images of 8 by 8 pixels in 0..16, in a fixed random order, and their digits."""
+    """1,797 images of 8 by 8 pixels in 0..255, in a fixed random order, and their digits."""
     data = load_digits()
     order = np.random.default_rng(0).permutation(len(data.target))
-    return data.images[order].astype(np.uint8), data.target[order]
+    pixels = (data.images[order] * 255 / 16).round().astype(np.uint8)
+    return pixels, data.target[order]
 
 
 def trained_model() -> nn.Module:
@@ -85,7 +86,7 @@ def trained_model() -> nn.Module:
 def train(model: nn.Module, epochs: int = 30) -> None:
     """Plain training on the first 700 samples; edgekit never sees it."""
     pixels, labels = digits()
-    images = torch.from_numpy(pixels[:700]).float().div(16).unsqueeze(1)
+    images = torch.from_numpy(pixels[:700]).float().div(255).unsqueeze(1)
     targets = torch.from_numpy(labels[:700])
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)

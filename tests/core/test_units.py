@@ -31,7 +31,9 @@ def test_bytes_are_decimal_and_binary(text, count):
     assert parse_bytes(text) == count
 
 
-@pytest.mark.parametrize("text", ["100", "MB", "100 mb", "-1 MB", "1e999999 MB x", "", "1 M B"])
+@pytest.mark.parametrize(
+    "text", ["100", "MB", "100 mb", "-1 MB", "1e999999 MB x", "", "1 M B", "1.2.3 GB", "9e999 GB"]
+)
 def test_what_is_no_quantity_is_refused_with_the_units(text):
     with pytest.raises(InputError, match="MiB"):
         parse_bytes(text)

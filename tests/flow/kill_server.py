@@ -18,6 +18,7 @@ import torch
 
 import edgekit
 from edgekit.flow import build as building
+from edgekit.flow.stages import Runner
 from edgekit.measure import latency, memory
 from tests.flow.tiny import workload_of_two
 
@@ -34,7 +35,9 @@ def run(order, started):
         return honest(*arguments, **options)
 
     building.seal_bundle = seal
-    # What is timed here is the kill, not the network.
+    # What matters here is the kill, not the network: stages run in the child itself, and shortly.
+    honest_run = Runner.run
+    Runner.run = lambda self, request, *, place, **given: honest_run(self, request, **given)
     memory.REPEATS, latency.MINIMUM_PAIRS, latency.WARM_UP_S = 1, 20, 0.01
     limits = {"latency_ratio": 1000.0, "metric_drop": order["limit"]}
     edgekit.build(

@@ -1,5 +1,7 @@
 """Facts, profiles and targets made by hand for the tests of planning."""
 
+from dataclasses import dataclass
+
 from edgekit.core.facts import LayerFact, ModelFacts, OperatorFact
 from edgekit.core.profile import DeviceProfile, Fact, Hardware
 from edgekit.core.strategy import ActsOn, Step, StepSpec
@@ -11,6 +13,13 @@ from edgekit.core.target import (
     Toolchain,
 )
 from edgekit.core.verdict import EvidenceKind, Limit, Sense
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruneSettings:
+    """Settings of the step that these tests install."""
+
+    ratio: float = 0.5
 
 
 def layer(path, kind, shape, macs=0):
@@ -107,7 +116,7 @@ INSTALLED = {
         name="prune",
         acts_on=ActsOn.MODULE,
         handler="x:y",
-        settings="x:Y",
+        settings="tests.plan.builders:PruneSettings",
         summary="s",
         is_training=True,
     ),

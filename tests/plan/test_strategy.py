@@ -1,5 +1,7 @@
 """Steps run or are skipped by name and reason; what cannot be is an error."""
 
+from dataclasses import replace
+
 import pytest
 
 from edgekit.core.errors import MissingDependencyError, StepError
@@ -39,6 +41,21 @@ def test_a_training_step_needs_data_and_effort(wishes, reason):
 def test_a_training_step_runs_with_data_at_standard_effort():
     strategy = plan(PRUNE, QUANTIZE, conditions=frozenset({"training data"}), effort="standard")
     assert strategy.skipped == ()
+    assert strategy.steps[0].settings == {"ratio": 0.5}
+
+
+def test_settings_of_any_step_are_checked_against_its_own_dataclass():
+    step = Step(name="prune", settings={"ratoi": 0.3})
+    with pytest.raises(StepError, match="step 'prune': unknown key 'ratoi'; did you mean 'ratio'"):
+        plan(step, QUANTIZE, effort="standard")
+
+
+def test_what_a_step_itself_needs_is_a_condition_too():
+    needy = replace(INSTALLED["prune"], needs=("student",))
+    strategy = plan(
+        Step(name="prune"), QUANTIZE, effort="standard", installed={**INSTALLED, "prune": needy}
+    )
+    assert strategy.skipped[0].reason == "the workload has no student"
 
 
 def test_strict_makes_a_skipped_step_an_error():
