@@ -91,7 +91,13 @@ _BUILD = (
         type=click.Path(path_type=Path),
         help="Where the bundle goes; NAME-DEVICE.edgekit in this folder if left out.",
     ),
-    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
+    click.option(
+        "--seed",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="What is drawn at random starts here.",
+    ),
     click.option(
         "--allow",
         multiple=True,

@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     from edgekit.core.contract import Contract
     from edgekit.runtime import Prediction
 
-threads_option = click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Threads of the engine.",
+)
 # So many values of an output without labels still say something on a screen.
 SHOWN_VALUES = 12
 
@@ -41,9 +47,19 @@ class RawSample:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("inputs", metavar="[INPUT]...", nargs=-1)
 @click.option("--text", "texts", multiple=True, help="A text as input. May be repeated.")
-@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option(
+    "--top",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="How many labels to print.",
+)
 @click.option("--batch", "is_batch", is_flag=True, help="A .npy file holds many samples.")
-@click.option("--require", type=click.Choice(("proven", "candidate")))
+@click.option(
+    "--require",
+    type=click.Choice(("proven", "candidate")),
+    help="Refuse a bundle whose standing is less.",
+)
 @threads_option
 @json_option
 def run_command(  # noqa: PLR0913 -- one parameter for each option
@@ -180,7 +196,13 @@ def prediction_lines(name: str, prediction: "Prediction") -> Iterable[str]:
     help="Another bundle of the same model; the two take turns, and their ratio is judged.",
 )
 @threads_option
-@click.option("--pairs", type=click.IntRange(min=10), default=100, show_default=True)
+@click.option(
+    "--pairs",
+    type=click.IntRange(min=10),
+    default=100,
+    show_default=True,
+    help="How many pairs of runs to time.",
+)
 @json_option
 def bench_command(
     bundle: Path, against: Path | None, threads: int, pairs: int, *, is_json: bool

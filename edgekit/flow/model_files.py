@@ -1,18 +1,22 @@
 """Model files that bring no workload of their own: one is made of the file and of ``--data``.
 
 What the file does not say is filled in plainly: a picture's pixels become 0..1, the metric is
-top-1 where there are class labels, mean absolute error where the targets are numbers, and cosine
-to the float model where there are none.
+top-1 where there are class labels (names, or a whole number for several scores), mean absolute
+error where the targets are other numbers, and cosine to the float model where there are none.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from edgekit.core.contract import Image, InputKind, Output, Tensor
-from edgekit.core.errors import CompileError
+from edgekit.core.errors import CompileError, SessionError, WorkloadError
 from edgekit.core.workload import Workload
+from edgekit.data.dataset import TARGET
 from edgekit.data.folders import FolderData, read_folder
 from edgekit.runtime.engine import EngineTensor
 from edgekit.runtime.engines import open_engine
@@ -25,10 +29,14 @@ IMAGE_RANK = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Interface:
-    """What a model file says of its tensors: (dtype, shape of one sample) by name."""
+    """What a model file says of its tensors: (dtype, shape of one sample) by name.
+
+    scores: how many numbers the first output holds for one sample.
+    """
 
     inputs: Mapping[str, tuple[str, tuple[int, ...]]]
     outputs: tuple[str, ...]
+    scores: int
     has_dynamic_batch: bool
     model: Any
 
@@ -78,8 +86,16 @@ def _workload(
 def _metric(found: FolderData, interface: _Interface) -> str:
     if not found.has_target:
         return "cosine"
-    name = "top-1" if found.labels else "mae"
+    is_class = bool(found.labels) or (interface.scores > 1 and _is_whole_number(found))
+    name = "top-1" if is_class else "mae"
     return f"{name}:{interface.outputs[0]}" if len(interface.outputs) > 1 else name
+
+
+def _is_whole_number(found: FolderData) -> bool:
+    """Whether the first target is a single whole number: of several scores, the right one's."""
+    sample = next(iter(found.evaluation))
+    target = np.asarray(sample[TARGET] if isinstance(sample, Mapping) else sample[-1])
+    return target.size == 1 and target.dtype.kind in "iu"
 
 
 def _kind(dtype: str, shape: tuple[int, ...], data: Path) -> InputKind:
@@ -103,7 +119,10 @@ def _image(
 
 def _of_graph(path: Path) -> _Interface:
     runtime, _ = RUNTIMES[path.suffix]
-    engine = open_engine(runtime, path.read_bytes())
+    try:
+        engine = open_engine(runtime, path.read_bytes())
+    except SessionError as refusal:
+        raise WorkloadError(f"{path}: {refusal}; export the model again") from refusal
     try:
         inputs, outputs = engine.inputs, engine.outputs
     finally:
@@ -111,6 +130,7 @@ def _of_graph(path: Path) -> _Interface:
     return _Interface(
         inputs={_name(item): (item.dtype.name, _element_shape(item, path)) for item in inputs},
         outputs=tuple(_name(item) for item in outputs),
+        scores=math.prod(outputs[0].shape[1:]),
         has_dynamic_batch=all(item.shape[0] < 0 for item in inputs),
         model=path,
     )
@@ -123,7 +143,14 @@ def _of_program(path: Path) -> _Interface:
 
     program = load_program(path)
     inputs, outputs, is_dynamic = describe_program(program)
-    return _Interface(inputs=inputs, outputs=outputs, has_dynamic_batch=is_dynamic, model=program)
+    first = program.graph.output_node().args[0][0].meta["val"]
+    return _Interface(
+        inputs=inputs,
+        outputs=outputs,
+        scores=math.prod(first.shape[1:]),
+        has_dynamic_batch=is_dynamic,
+        model=program,
+    )
 
 
 def _element_shape(tensor: EngineTensor, path: Path) -> tuple[int, ...]:

@@ -99,7 +99,7 @@ def test_digits_for_a_phone_is_proven(tmp_path, load):
     assert result.standing is Standing.PROVEN
     module = load(source)
     pixels, labels = module.digits()
-    images = (pixels[850:].astype(np.float32) / 16)[:, None]
+    images = (pixels[850:].astype(np.float32) / 255)[:, None]
     figures, allowed = figures_of(result), one_sample_of(len(images))
     expected = percent_right(torch_scores(module.trained_model(), images), labels[850:])
     assert figures["metric_float"] == pytest.approx(expected, abs=allowed)

@@ -19,13 +19,13 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 COLD, WHOLE, SEAL = 4, 56, 40
-COLD_SECONDS = 10.0
+COLD_SECONDS = 8.0
 BUILD = """
 import sys
 import edgekit
-from tests.flow.tiny import workload_of_two
+from tests.flow.kill_server import small
 limits = {"latency_ratio": 1000.0, "metric_drop": float(sys.argv[2])}
-edgekit.build(workload_of_two(), device="edge-server", out=sys.argv[1], force=True, limits=limits)
+edgekit.build(small(), device="edge-server", out=sys.argv[1], force=True, limits=limits)
 """
 
 

@@ -164,3 +164,8 @@ def normalise_again(model):
     """The input is taken for bytes and scaled to 0..1 once more."""
     name = constant(model, "sabotage_scale", np.float32(1 / 255))
     before_layers(model, lambda inside, out: [helper.make_node("Mul", [inside, name], [out])])
+
+
+def say_something(model):
+    """Other bytes, the same network."""
+    model.doc_string = "compressed"

@@ -31,6 +31,12 @@ def do_nothing(request, out, reporter):
     return {"artifact": {**request.settings["artifact"], "precision": "int8"}, "changed": True}
 
 
+def keep_float(request, out, reporter):
+    values = do_nothing(request, out, reporter)
+    edits.edit_onnx(out / "model.onnx", edits.say_something)
+    return values
+
+
 def skip_a_layer(request, out, reporter):
     overrides = [{"pattern": "second", "precision": "float"}]
     return litert.quantize(_asked_otherwise(request, overrides=overrides), out, reporter)
