@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgekit.core.errors import WorkloadError
 from edgekit.evaluate.builtin import Outputs, Scores
-from edgekit.evaluate.metrics import Metric
+from edgekit.evaluate.metrics import Metric, checked_scores
 from edgekit.evaluate.paired import Batches, PairedBatch
 
 Array = NDArray[Any]
@@ -56,7 +56,9 @@ def _scores(metric: Metric, batch: PairedBatch) -> Scores:
     found = metric.per_sample(batch.reference, batch.target, batch.reference)
     if found is None and metric.whole is not None:
         return np.array([metric.whole([(batch.reference, batch.target)])])
-    return np.asarray(found, dtype=np.float64)
+    return checked_scores(
+        np.asarray(found), batch.count, metric=metric.name, where="the first samples"
+    )
 
 
 def _first_samples(batches: Batches) -> PairedBatch:

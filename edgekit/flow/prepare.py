@@ -64,6 +64,7 @@ def capture_model(source: Source, work: Path, listener: Listener) -> Model:
     else:
         graph = capture_graph(source, folder, reporter)
         facts, contract = graph.facts, graph.contract
+    _check_labels(contract)
     contract, side_files = _localize(contract)
     return Model(
         source=source,
@@ -151,6 +152,16 @@ def _check_workload(workload: Workload) -> None:
         if samples is None:
             raise WorkloadError(
                 f"{workload.name}: it has no {kind} data; give an iterable of samples"
+            )
+
+
+def _check_labels(contract: Contract) -> None:
+    for item in contract.outputs:
+        labels, scores = len(item.meaning.labels), item.shape[-1]
+        if labels and labels != scores:
+            raise WorkloadError(
+                f"output '{item.name}' has shape {list(item.shape)} and {labels} labels; give one "
+                f"label for each of its {scores} scores, or none"
             )
 
 

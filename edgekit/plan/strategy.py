@@ -1,5 +1,6 @@
 """From the steps that a profile asks for to the steps that will run, each with a reason."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -52,6 +53,7 @@ def make_strategy(
     cannot run; MissingDependencyError for a required step that is not installed.
     """
     _check_names(profile, wishes)
+    _check_patterns(facts, wishes)
     planned = tuple(
         _plan_step(step, facts, profile, target, installed, wishes) for step in profile.steps
     )
@@ -70,6 +72,20 @@ def _check_names(profile: DeviceProfile, wishes: Wishes) -> None:
             raise StepError(f"{profile.name}: no step '{name}' to set{nearest(name, names)}")
     if wishes.overrides and "quantize" not in names:
         raise StepError(f"{profile.name}: layer overrides need a quantize step, and it has none")
+
+
+def _check_patterns(facts: ModelFacts, wishes: Wishes) -> None:
+    paths = [layer.module_path for layer in facts.layers]
+    for override in wishes.overrides:
+        where = f"layer pattern '{override.pattern}'"
+        try:
+            pattern = re.compile(override.pattern)
+        except re.error as fault:
+            raise StepError(f"{where}: not a regular expression: {fault}") from fault
+        if not any(pattern.search(path) for path in paths):
+            raise StepError(
+                f"{where}: it matches no layer with weights{nearest(override.pattern, paths)}"
+            )
 
 
 def _plan_step(

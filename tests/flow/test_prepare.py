@@ -113,3 +113,11 @@ def test_the_same_model_has_the_same_digest_and_another_has_not(tmp_path):
         digests.append(capture(given, folder).facts.digest)
     assert digests[0] == digests[1] != digests[2]
     assert len(digests[0]) == len(hashlib.sha256().hexdigest())
+
+
+def test_labels_that_are_not_as_many_as_scores_are_refused(tmp_path):
+    given = workload()
+    name = next(iter(given.outputs))
+    wrong = workload(outputs={name: edgekit.Output(labels=("only one",))})
+    with pytest.raises(WorkloadError, match="1 labels; give one label for each of its"):
+        capture(wrong, tmp_path)

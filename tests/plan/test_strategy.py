@@ -121,3 +121,12 @@ def test_settings_of_a_step_that_is_not_there_are_refused():
 def test_an_unknown_condition_is_refused():
     with pytest.raises(StepError, match="did you mean 'training data'"):
         plan(Step(name="prune", when="trainin data"), QUANTIZE)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [("haed", "matches no layer with weights; did you mean 'head'"), ("(", "not a regular expr")],
+)
+def test_a_pattern_that_matches_no_layer_is_refused(pattern, message):
+    with pytest.raises(StepError, match=message):
+        plan(QUANTIZE, overrides=(Override(pattern=pattern, precision="float"),))
