@@ -107,7 +107,8 @@ def test_a_tokenizer_that_is_not_there_is_named(tmp_path):
 
 def test_the_same_model_has_the_same_digest_and_another_has_not(tmp_path):
     digests = []
-    for index, given in enumerate((workload(), workload(), workload(model=nn.Flatten()))):
+    unlabelled = workload(model=nn.Flatten(), outputs={"scores": edgekit.Output()})
+    for index, given in enumerate((workload(), workload(), unlabelled)):
         folder = tmp_path / str(index)
         folder.mkdir()
         digests.append(capture(given, folder).facts.digest)
