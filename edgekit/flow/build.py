@@ -8,7 +8,6 @@ can be, and nothing is written to the output before the verdict allows it.
 import time
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from edgekit.bundle.seal import check_output, check_zip_output, pack, seal_bundle
 from edgekit.core.errors import BudgetError
@@ -26,6 +25,7 @@ from edgekit.flow.sealing import Build, make_evidence, make_manifest
 from edgekit.flow.sources import NOTHING, SourceOptions, resolve_source
 from edgekit.flow.stages import REUSED, Runner
 from edgekit.flow.toolchain import resolve
+from edgekit.flow.workspace import workspace
 from edgekit.plan.support import require_support
 from edgekit.store import Store
 
@@ -51,8 +51,7 @@ def build(
     if options.out is not None:
         _check_place(options.out, options)
     profile, _ = find_place(options)
-    with TemporaryDirectory(prefix="edgekit-build-") as folder, Store() as store:
-        work = Path(folder)
+    with workspace() as work, Store() as store:
         resolved = resolve_source(source, work, source_options)
         out = options.out or Path(f"{resolved.workload.name}-{profile.name}.edgekit")
         _check_place(out, options)

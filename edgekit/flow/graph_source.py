@@ -161,6 +161,11 @@ def _require_float(graph: Graph, path: Path) -> None:
                     f"{path.name}: tensor {tensor.name!r} is {tensor.dtype}: the file is "
                     "quantized already; give the float model that it was made from"
                 )
+            if tensor.is_constant and tensor.dtype == "float16":
+                raise CompileError(
+                    f"{path.name}: tensor {tensor.name!r} is float16: the file is in half "
+                    "precision already; give the float model that it was made from"
+                )
         for item in subgraph.operators:
             if item.name in INTEGER_OPERATORS:
                 raise CompileError(

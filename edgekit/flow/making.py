@@ -10,14 +10,11 @@ from edgekit.core.artifact import Artifact
 from edgekit.core.codec import from_plain, to_plain
 from edgekit.core.errors import StepError
 from edgekit.core.figure import Figure
-from edgekit.core.progress import Reporter
-from edgekit.core.stage import StageRequest
 from edgekit.core.strategy import PlannedStep, Quantize
-from edgekit.flow.planning import Plan
-from edgekit.flow.prepare import DataSets, Model
+from edgekit.flow.calls import Inputs, StageCaller
+from edgekit.flow.prepare import DataSets
 from edgekit.flow.results import LayerSize
-from edgekit.flow.stages import Runner, StageOutcome
-from edgekit.flow.toolchain import UsableToolchain
+from edgekit.flow.stages import StageOutcome
 from edgekit.graph import Graph, read_graph
 from edgekit.measure.audit import AuditReport, audit_quantization
 from edgekit.measure.size import artifact_bytes
@@ -71,23 +68,8 @@ class Products:
         return self.steps[-1] if self.steps else self.exported
 
 
-class Maker:
+class Maker(StageCaller):
     """Runs the compile stages of one build in the target's toolchain."""
-
-    def __init__(
-        self,
-        model: Model,
-        plan: Plan,
-        runner: Runner,
-        toolchain: UsableToolchain,
-        reporter: Reporter,
-    ) -> None:
-        self.model = model
-        self.plan = plan
-        self.runner = runner
-        self.toolchain = toolchain
-        self.reporter = reporter
-        self.contract = to_plain(model.contract)
 
     def export(self) -> Made:
         """The float artifact, names and all.
@@ -179,21 +161,8 @@ class Maker:
         is_x86 = self.plan.profile.hardware.architecture.value.lower() in X86_NAMES
         return "amd64" if is_x86 else "arm"
 
-    def _run(
-        self,
-        name: str,
-        handler: str,
-        settings: Mapping[str, Any],
-        inputs: Mapping[str, tuple[Path, str]],
-    ) -> Made:
-        request = StageRequest(
-            name=name,
-            handler=handler,
-            settings={"contract": self.contract, **settings},
-            inputs={role: str(folder) for role, (folder, _) in inputs.items()},
-            digests={role: digest for role, (_, digest) in inputs.items()},
-        )
-        outcome = self.runner.run(request, place="process", toolchain=self.toolchain)
+    def _run(self, name: str, handler: str, settings: Mapping[str, Any], inputs: Inputs) -> Made:
+        outcome = self.call(name, handler, settings, inputs)
         artifact = from_plain(Artifact, outcome.values["artifact"], where=f"stage {name}")
         return Made(artifact=artifact, outcome=outcome)
 

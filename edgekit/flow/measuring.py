@@ -1,20 +1,19 @@
 """From two finished artifacts to figures, each got by running the artifact in its own runtime."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from os import cpu_count
 from pathlib import Path
 from platform import machine
-from typing import Any
 
 from edgekit.core.codec import from_plain, to_plain
 from edgekit.core.figure import Figure, not_evaluated
 from edgekit.core.progress import Reporter
-from edgekit.core.stage import StageRequest
 from edgekit.data.dataset import Dataset, open_dataset
 from edgekit.evaluate.discriminate import check_metric_discriminates
 from edgekit.evaluate.metrics import Metric
 from edgekit.evaluate.paired import paired_drop
+from edgekit.flow.calls import StageCaller
 from edgekit.flow.making import Made, Products
 from edgekit.flow.planning import Plan
 from edgekit.flow.prepare import DataSets, Model
@@ -37,7 +36,7 @@ class Measured:
     outputs: Dataset
 
 
-class Measurer:
+class Measurer(StageCaller):
     """Runs the measuring stages of one build."""
 
     def __init__(
@@ -48,12 +47,7 @@ class Measurer:
         toolchain: UsableToolchain,
         reporter: Reporter,
     ) -> None:
-        self.model = model
-        self.plan = plan
-        self.runner = runner
-        self.toolchain = toolchain
-        self.reporter = reporter
-        self.contract = to_plain(model.contract)
+        super().__init__(model, plan, runner, toolchain, reporter)
         self.threads = min(plan.profile.threads, cpu_count() or 1)
         if self.threads < plan.profile.threads:
             reporter.warn(
@@ -65,7 +59,7 @@ class Measurer:
         """The torch model's own outputs on the evaluation set; None for a graph source."""
         if self.model.source.format != "torch":
             return None
-        outcome = self._run(
+        outcome = self.call(
             "reference",
             "edgekit.compile.reference:predict",
             {},
@@ -76,7 +70,7 @@ class Measurer:
 
     def predict(self, name: str, made: Made, data: DataSets) -> Dataset:
         """An artifact's outputs on the evaluation set, from its own runtime."""
-        outcome = self._run(
+        outcome = self.call(
             name,
             "edgekit.measure.accuracy:predict",
             {
@@ -136,7 +130,7 @@ class Measurer:
             "threads": self.threads,
             "bound": bounds.get("latency_ratio"),
         }
-        outcome = self._run(
+        outcome = self.call(
             "latency",
             "edgekit.measure.latency:measure",
             {key: value for key, value in settings.items() if value is not None},
@@ -169,7 +163,7 @@ class Measurer:
         )
 
     def _memory(self, products: Products, data: DataSets) -> Iterable[Figure]:
-        outcome = self._run(
+        outcome = self.call(
             "memory",
             "edgekit.measure.memory:measure",
             {"artifact": to_plain(products.final.artifact), "threads": self.threads},
@@ -177,26 +171,6 @@ class Measurer:
             is_cached=False,
         )
         return _figures(outcome)
-
-    def _run(
-        self,
-        name: str,
-        handler: str,
-        settings: Mapping[str, Any],
-        inputs: Mapping[str, tuple[Path, str]],
-        *,
-        is_here: bool = False,
-        is_cached: bool = True,
-    ) -> StageOutcome:
-        request = StageRequest(
-            name=name,
-            handler=handler,
-            settings={"contract": self.contract, **settings},
-            inputs={role: str(folder) for role, (folder, _) in inputs.items()},
-            digests={role: digest for role, (_, digest) in inputs.items()},
-        )
-        toolchain = None if is_here else self.toolchain
-        return self.runner.run(request, place="process", toolchain=toolchain, is_cached=is_cached)
 
 
 def _part(dataset: Dataset) -> tuple[Path, str]:

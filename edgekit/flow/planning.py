@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from edgekit.catalog import find_profiles, find_targets, load_profile, load_target
@@ -24,6 +23,7 @@ from edgekit.flow.limits import resolve_limits
 from edgekit.flow.prepare import Model, capture_model
 from edgekit.flow.results import BuildOptions, FitLine, PlanResult, SupportLine
 from edgekit.flow.sources import NOTHING, SourceOptions, resolve_source
+from edgekit.flow.workspace import workspace
 from edgekit.plan.estimate import estimate_figures
 from edgekit.plan.strategy import Wishes, make_strategy
 from edgekit.plan.support import operator_uses, require_support
@@ -132,8 +132,7 @@ def plan_build(
 ) -> PlanResult:
     """The strategy, the support of every operator and estimates; nothing is built."""
     find_place(options)
-    with TemporaryDirectory(prefix="edgekit-plan-") as folder:
-        work = Path(folder)
+    with workspace() as work:
         model = capture_model(resolve_source(source, work, source_options), work, listener)
         plan = make_plan(model, options)
         return PlanResult(
@@ -154,8 +153,7 @@ def fit(
     source_options: SourceOptions = NOTHING,
 ) -> tuple[FitLine, ...]:
     """Every profile in the catalog against one model, from estimates alone."""
-    with TemporaryDirectory(prefix="edgekit-fit-") as folder:
-        work = Path(folder)
+    with workspace() as work:
         model = capture_model(resolve_source(source, work, source_options), work, listener)
         return tuple(_fit_one(model, entry.name) for entry in find_profiles())
 

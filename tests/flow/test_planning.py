@@ -97,7 +97,8 @@ def test_fit_names_what_does_not_fit_and_by_how_much():
         def forward(self, image):
             return self.layer(image.flatten(1))
 
-    lines = {line.device: line for line in edgekit.fit(workload(model=Large().eval()))}
+    given = workload(model=Large().eval(), outputs={"scores": edgekit.Output()})
+    lines = {line.device: line for line in edgekit.fit(given)}
     assert lines["embedded"].outcome == "does not fit"
     assert "artifact_bytes is about" in lines["embedded"].reason
     assert "(estimated), at most 524 kB" in lines["embedded"].reason

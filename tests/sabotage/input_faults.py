@@ -89,12 +89,12 @@ def the_metric_ignores_the_targets(kit):
     )
 
 
-@fault("measurement")
+@fault("input check")
 def the_metric_returns_nan(kit):
     """One sample has no score."""
     kit.refuses(
         WorkloadError,
-        "metric broken: nan for sample 5 of batch 0",
+        "metric broken: nan for sample 5 of the first samples; a score must be finite",
         "edge-server",
         workload=workload_of_two(metric=broken),
     )

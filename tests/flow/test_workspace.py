@@ -1,0 +1,60 @@
+"""A killed build's temporary folder is cleared away by the next; a living one's is not."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from edgekit.flow.workspace import PREFIX, workspace
+
+HOLD = """
+import sys, time
+from edgekit.flow.workspace import workspace
+with workspace() as folder:
+    (folder / "data").write_bytes(b"x" * 1000)
+    print(folder, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_temp(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    return tmp_path
+
+
+def folders(place):
+    return sorted(path.name for path in place.glob(f"{PREFIX}*"))
+
+
+def test_a_workspace_is_empty_and_goes_away(own_temp):
+    with workspace() as folder:
+        assert list(folder.iterdir()) == []
+        assert len(folders(own_temp)) == 1
+    assert folders(own_temp) == []
+
+
+def test_what_a_killed_build_left_is_cleared_and_a_living_one_is_kept(own_temp):
+    environment = {**os.environ, "TMPDIR": str(own_temp)}
+    command = [sys.executable, "-c", HOLD]
+    living, dying = (
+        subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True)
+        for _ in range(2)
+    )
+    try:
+        kept, left = (process.stdout.readline().strip() for process in (living, dying))
+        dying.send_signal(signal.SIGKILL)
+        dying.wait()
+        assert len(folders(own_temp)) == 2
+        with workspace():
+            assert Path(kept).exists()
+            assert not Path(left).exists()
+    finally:
+        for process in (living, dying):
+            process.kill()
+            process.communicate()
