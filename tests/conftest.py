@@ -1,9 +1,14 @@
 """Fixtures that several rooms' tests share."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
+
+# A shell that starts the tests in the background leaves SIGINT ignored, also for all that they
+# start; the tests of Ctrl-C need it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
