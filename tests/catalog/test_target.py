@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -97,16 +96,6 @@ def test_a_target_without_operators_is_refused(home):
     home.target("mine").with_name("operators.toml").unlink()
     with pytest.raises(ProfileError, match=r"operators.toml does not exist"):
         load_target("mine")
-
-
-@pytest.mark.parametrize("name", ["litert", "onnx"])
-def test_a_built_in_target_loads_quickly(name):
-    times = []
-    for _ in range(5):
-        start = time.process_time()
-        load_target(name)
-        times.append(time.process_time() - start)
-    assert min(times) < 0.05  # seconds of this process, whatever else the machine does
 
 
 @settings(
