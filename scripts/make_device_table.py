@@ -4,7 +4,7 @@ from pathlib import Path
 
 from edgekit.catalog import load_profile
 from edgekit.catalog.search import built_in_root
-from edgekit.core.profile import DeviceProfile, Fact
+from edgekit.core.profile import UNCONFIRMED, DeviceProfile, Fact
 from edgekit.core.units import format_quantity
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,8 +31,8 @@ def render() -> str:
         "# Devices",
         "",
         "Written by `scripts/make_device_table.py` from `device_profiles/`; a test keeps it true."
-        " To add one, see [adding_a_device.md](adding_a_device.md). A fact that nobody could"
-        " source is absent.",
+        " To add one, see [adding_a_device.md](adding_a_device.md). `@` stands before the"
+        " commit that was read. A fact that nobody could source is absent.",
         "",
         "| name | what it is | family | target | quantized to | inherits |",
         "|---|---|---|---|---|---|",
@@ -54,7 +54,8 @@ def _facts(profile: DeviceProfile) -> list[str]:
     for label, field in FACTS:
         fact = getattr(profile.hardware, field)
         if fact is not None:
-            lines.append(f"| {label} | {_shown(field, fact)} | {fact.source} |")
+            mark = "" if fact.is_confirmed else f" ({UNCONFIRMED})"
+            lines.append(f"| {label} | {_shown(field, fact)}{mark} | {fact.source} |")
     return lines
 
 

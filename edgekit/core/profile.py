@@ -8,13 +8,23 @@ from edgekit.core.verdict import Limit
 
 Value = TypeVar("Value")
 
+UNCONFIRMED = "not confirmed"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fact(Generic[Value]):
-    """A hardware fact and where it was read (datasheet and page, manual, vendor's page)."""
+    """A hardware fact and where it was read (document or repository, path, commit, date).
+
+    A source that begins with UNCONFIRMED says why the fact is stated although nobody read it.
+    """
 
     value: Value
     source: str
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether somebody read the fact where the source says."""
+        return not self.source.lower().startswith(UNCONFIRMED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
