@@ -10,6 +10,7 @@ from edgekit.catalog.reading import (
     choice,
     choices,
     fail,
+    flag,
     items,
     table,
     text,
@@ -36,6 +37,8 @@ _REQUIRED = (
     *("runtime_package", "minimum_runtime_version", "toolchain", "precision"),
 )
 _OPTIONAL = ("summary", "runtime_library")
+_LIBRARY_REQUIRED = ("abi", "bytes", "version", "sha256", "source")
+_LIBRARY_OPTIONAL = ("at_most_bytes", "at_most_source", "is_stand_in")
 _PINNED = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*(\[[a-z0-9,_-]+\])?==[0-9][A-Za-z0-9.!+]*$")
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 _VERSION = re.compile(r"^[0-9]+(\.[0-9A-Za-z]+)*$")
@@ -57,6 +60,7 @@ def load_target(name_or_path: str) -> Target:
         fail(keys["name"], f"the name is '{text(keys['name'])}', the folder's name says"
              f" '{entry.name}': make them the same")  # fmt: skip
     libraries = keys.get("runtime_library")
+    proven = _matching(keys["minimum_runtime_version"], _VERSION, "a version such as 1.2.3")
     return Target(
         name=text(keys["name"]),
         title=text(keys["title"]),
@@ -65,11 +69,9 @@ def load_target(name_or_path: str) -> Target:
         compiler=text(keys["compiler"]),
         runtime=text(keys["runtime"]),
         runtime_package=text(keys["runtime_package"]),
-        minimum_runtime_version=_matching(
-            keys["minimum_runtime_version"], _VERSION, "a version such as 1.2.3"
-        ),
+        minimum_runtime_version=proven,
         toolchain=_read_toolchain(keys["toolchain"]),
-        runtime_libraries=() if libraries is None else _read_libraries(libraries),
+        runtime_libraries=() if libraries is None else _read_libraries(libraries, proven),
         precisions=_read_precisions(keys["precision"]),
         operators=_read_operators(operators.root),
         summary=text(keys["summary"]) if "summary" in keys else "",
@@ -90,8 +92,10 @@ def _read_toolchain(node: Node) -> Toolchain:
     )
 
 
-def _read_libraries(node: Node) -> tuple[RuntimeLibrary, ...]:
+def _read_libraries(node: Node, proven: str) -> tuple[RuntimeLibrary, ...]:
     found = tuple(_read_library(item) for item in items(node))
+    for item, library in zip(items(node), found, strict=True):
+        _check_version(item, library, proven)
     for index, library in enumerate(found):
         if library.abi in [earlier.abi for earlier in found[:index]]:
             fail(items(node)[index], f"the library for '{library.abi}' stands twice")
@@ -99,17 +103,34 @@ def _read_libraries(node: Node) -> tuple[RuntimeLibrary, ...]:
 
 
 def _read_library(node: Node) -> RuntimeLibrary:
-    parts = table(node, required=("abi", "bytes", "version", "sha256", "source"))
+    parts = table(node, required=_LIBRARY_REQUIRED, optional=_LIBRARY_OPTIONAL)
     abi = choice(parts["abi"], ABIS, "ABI")
     if abi == "none":
         fail(parts["abi"], "bare metal has no runtime library")
+    if ("at_most_bytes" in parts) != ("at_most_source" in parts):
+        fail(node, "'at_most_bytes' and 'at_most_source' go together: a bound needs its reason")
+    count = whole(parts["bytes"], least=1)
+    bound = parts.get("at_most_bytes")
     return RuntimeLibrary(
         abi=abi,
-        bytes=whole(parts["bytes"], least=1),
+        bytes=count,
         version=_matching(parts["version"], _VERSION, "a version such as 1.2.3"),
         sha256=_matching(parts["sha256"], _SHA256, "64 hexadecimal digits"),
         source=text(parts["source"]),
+        at_most_bytes=None if bound is None else whole(bound, least=count),
+        at_most_source="" if bound is None else text(parts["at_most_source"]),
+        is_stand_in=flag(parts["is_stand_in"]) if "is_stand_in" in parts else False,
     )
+
+
+def _check_version(node: Node, library: RuntimeLibrary, proven: str) -> None:
+    """Another version's bytes are no citation of this one's without a bound or an open word."""
+    is_exact = library.version == proven
+    if is_exact or library.at_most_bytes is not None or library.is_stand_in:
+        return
+    fail(node, f"the library is of version {library.version}, the artifacts are proven on {proven}:"
+         " state 'at_most_bytes' and 'at_most_source' for that version, or 'is_stand_in = true',"
+         " which settles no limit")  # fmt: skip
 
 
 def _read_precisions(node: Node) -> tuple[PrecisionSupport, ...]:

@@ -29,6 +29,7 @@ class Place(StrEnum):
 class Figure:
     """One figure; ``low`` and ``high`` bound it at ``confidence`` where it was sampled.
 
+    A cited figure of which only an upper bound is known has that as ``high``, without confidence.
     An exact count (bytes of a file) has low = value = high. A figure that was not evaluated has
     no value, and ``how`` says why.
     """

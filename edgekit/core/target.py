@@ -9,13 +9,27 @@ Support = Literal["native", "fallback", "unsupported"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeLibrary:
-    """The bytes that the engine itself adds to an app on one ABI, as cited."""
+    """The bytes that the engine itself adds to an app on one ABI, as cited.
+
+    Where the library of the version that the artifacts are proven on could not be had, ``bytes``
+    are those of the nearest version that could, and ``at_most_bytes`` bounds the right one; its
+    source says why. is_stand_in: no library of this ABI could be had at all; ``bytes`` are another
+    ABI's, which settles no limit.
+    """
 
     abi: str
     bytes: int
     version: str
     sha256: str
     source: str
+    at_most_bytes: int | None = None
+    at_most_source: str = ""
+    is_stand_in: bool = False
+
+    @property
+    def upper_bytes(self) -> int:
+        """The most that the library may take: ``bytes`` themselves where they are exact."""
+        return self.bytes if self.at_most_bytes is None else self.at_most_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

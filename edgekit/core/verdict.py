@@ -107,7 +107,8 @@ def _judge(limit: Limit, figure: Figure) -> tuple[Status, str]:
     if figure.unit != limit.unit:
         return Status.FAIL, f"the figure is in {figure.unit}, the limit in {limit.unit}"
     if evidence_kind(figure) not in limit.accepts:
-        had = f"{figure.provenance.value}, {figure.place.value}"
+        where = f": {figure.how}" if figure.place is Place.NOWHERE else f", {figure.place.value}"
+        had = figure.provenance.value + where
         return Status.PENDING, f"needs evidence from {wanted}; this figure is {had}"
     low = figure.value if figure.low is None else figure.low
     high = figure.value if figure.high is None else figure.high

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from edgekit.core.figure import Figure
+from edgekit.core.figure import Figure, Provenance
 from edgekit.core.verdict import Judgement, Status, Verdict
 from edgekit.evaluate.paired import samples_to_decide
 from edgekit.flow.making import Products, largest_layers
@@ -17,6 +17,10 @@ BY_FIGURE = {
     "the precision that this processor has instructions for",
     "load_ms": "a smaller artifact loads faster",
 }
+BOUNDED = (
+    "only an upper bound of the engine's library is known here, and it does not fit: cite the "
+    "library of the very version under runtime_library in the target's target.toml"
+)
 DROP_BY_PRECISION = {
     "int4": "use int8 (--set quantize.precision=int8), or keep sensitive layers at 8 bits "
     "(--layer PATTERN=int8)",
@@ -49,6 +53,8 @@ def _advise_one(plan: Plan, item: Judgement, figures: Mapping[str, Figure]) -> s
         return f"{name}: pending; it needs evidence from: {wanted}"
     if item.status is Status.INCONCLUSIVE:
         figure = figures[name]
+        if figure.provenance is Provenance.CITED:
+            return f"{name}: {BOUNDED}"
         needed = samples_to_decide(figure, item.limit)
         count = "no number of samples" if needed is None else f"about {needed} samples"
         return f"{name}: {count} would decide; this build had {figure.samples}"

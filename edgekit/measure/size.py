@@ -30,6 +30,8 @@ def footprint_bytes(
     """``footprint_bytes``: artifact, side files and the engine's own library on the device.
 
     library: as the target's TOML cites it for ``abi``; without one the figure is not evaluated.
+    Its upper bound, where it has one, is in the figure's upper end. A stand-in's bytes are no
+    citation: the figure is then estimated, and no limit is settled by it.
     """
     artifact, side = total_bytes(files), total_bytes(side_files)
     if library is None:
@@ -37,23 +39,35 @@ def footprint_bytes(
             "footprint_bytes",
             "bytes",
             f"nobody has cited the size of the engine's library on {abi}; artifact and side files "
-            f"take {format_bytes(artifact + side)}; cite it under runtime_libraries in the "
+            f"take {format_bytes(artifact + side)}; cite it under runtime_library in the "
             "target's target.toml",
         )
+    counted = f"artifact {format_bytes(artifact)} and side files {format_bytes(side)}, counted; "
     total = float(artifact + side + library.bytes)
     return Figure(
         name="footprint_bytes",
         value=total,
         unit="bytes",
-        provenance=Provenance.CITED,
+        provenance=Provenance.ESTIMATED if library.is_stand_in else Provenance.CITED,
         place=Place.NOWHERE,
-        how=(
-            f"artifact {format_bytes(artifact)} and side files {format_bytes(side)}, counted; "
-            f"library {format_bytes(library.bytes)} for {library.abi}, version {library.version}, "
-            f"cited: {library.source}"
-        ),
+        how=counted + _how_known(library),
         low=total,
-        high=total,
+        high=float(artifact + side + library.upper_bytes),
+    )
+
+
+def _how_known(library: RuntimeLibrary) -> str:
+    size = f"{format_bytes(library.bytes)} for {library.abi}, version {library.version}"
+    if library.is_stand_in:
+        return (
+            f"library {size}, a stand-in and no citation: {library.source}; cite the real one "
+            "under runtime_library in the target's target.toml"
+        )
+    if library.at_most_bytes is None:
+        return f"library {size}, cited: {library.source}"
+    return (
+        f"library {size}, cited: {library.source}; the right one takes at most "
+        f"{format_bytes(library.at_most_bytes)}: {library.at_most_source}"
     )
 
 

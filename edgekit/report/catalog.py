@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from edgekit.core.profile import DeviceProfile, Fact, Hardware
-from edgekit.core.target import Target
+from edgekit.core.profile import UNCONFIRMED, DeviceProfile, Fact, Hardware
+from edgekit.core.target import RuntimeLibrary, Target
 from edgekit.core.units import format_bytes
 from edgekit.report.parts import bullets, pairs, table
 from edgekit.report.strategy import asked_steps
@@ -72,13 +72,18 @@ def _facts(hardware: Hardware) -> list[tuple[str, str, str]]:
     for item in fields(hardware):
         fact = getattr(hardware, item.name)
         if isinstance(fact, Fact):
-            rows.append((item.name, _fact_text(item.name, fact.value), fact.source))
+            rows.append((item.name, _fact_text(item.name, fact), fact.source))
         elif fact is None:
             rows.append((item.name, "-", "not stated"))
     return rows
 
 
-def _fact_text(name: str, value: Any) -> str:
+def _fact_text(name: str, fact: Fact[Any]) -> str:
+    shown = _value_text(name, fact.value)
+    return shown if fact.is_confirmed else f"{shown} ({UNCONFIRMED})"
+
+
+def _value_text(name: str, value: Any) -> str:
     if name.endswith("_bytes"):
         return format_bytes(value)
     if name.endswith("_hz"):
@@ -123,15 +128,20 @@ def target_detail(target: Target, state: str) -> RenderableType:
         title="Precisions",
     )
     libraries = table(
-        ("abi", "bytes", "version", "source"),
-        [
-            (item.abi, format_bytes(item.bytes), item.version, item.source)
-            for item in target.runtime_libraries
-        ],
+        ("abi", "bytes", "at most", "version", "source"),
+        [_library(item) for item in target.runtime_libraries],
         title="Bytes that the runtime adds to an app",
     )
     pins = bullets("Toolchain pins", target.toolchain.requirements)
     return Group(about, pins, Text(), precisions, Text(), libraries, _operators(target))
+
+
+def _library(library: RuntimeLibrary) -> tuple[str, str, str, str, str]:
+    source = f"stand-in: {library.source}" if library.is_stand_in else library.source
+    if library.at_most_source:
+        source = f"{source}; at most: {library.at_most_source}"
+    most = "-" if library.at_most_bytes is None else format_bytes(library.at_most_bytes)
+    return library.abi, format_bytes(library.bytes), most, library.version, source
 
 
 def _runtime_version(target: Target) -> str:

@@ -68,6 +68,48 @@ def test_a_mistake_in_a_target_has_its_line(home, old, new, message):
         load_target("mine")
 
 
+BOUND = 'at_most_bytes = 5000\nat_most_source = "a wheel for another system"\n'
+
+
+def with_library(home, *lines, version="2.3.0"):
+    text = TARGET.replace('version = "2.3.0"\nsha', f'version = "{version}"\nsha')
+    home.target("mine", text + "".join(lines))
+    return load_target("mine").runtime_library("linux-x86_64")
+
+
+def test_a_library_is_exact_unless_it_has_an_upper_bound(home):
+    library = with_library(home)
+    assert (library.at_most_bytes, library.upper_bytes, library.is_stand_in) == (None, 1000, False)
+    library = with_library(home, BOUND)
+    assert (library.bytes, library.upper_bytes) == (1000, 5000)
+    assert library.at_most_source == "a wheel for another system"
+
+
+def test_another_versions_library_needs_a_bound_or_is_a_stand_in(home):
+    with pytest.raises(
+        ProfileError,
+        match=r"target.toml:\d+: the library is of version 2.2.0, the artifacts are proven on "
+        r"2.3.0: state 'at_most_bytes' and 'at_most_source' .*, or 'is_stand_in = true'",
+    ):
+        with_library(home, version="2.2.0")
+    assert with_library(home, BOUND, version="2.2.0").upper_bytes == 5000
+    assert with_library(home, "is_stand_in = true\n", version="2.2.0").is_stand_in
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("at_most_bytes = 5000\n", "go together: a bound needs its reason"),
+        ('at_most_source = "a wheel"\n', "go together: a bound needs its reason"),
+        (BOUND.replace("5000", "999"), "'at_most_bytes' .*999"),
+        ("is_stand_in = 1\n", "'is_stand_in'"),
+    ],
+)
+def test_a_wrong_bound_is_refused(home, lines, message):
+    with pytest.raises(ProfileError, match=message):
+        with_library(home, lines)
+
+
 def test_what_stands_twice_is_refused(home):
     home.target("mine", TARGET + TARGET[TARGET.index("[[runtime") :])
     with pytest.raises(ProfileError, match="the library for 'linux-x86_64' stands twice"):

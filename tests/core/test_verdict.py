@@ -93,6 +93,11 @@ def test_a_host_figure_leaves_a_device_limit_pending():
     assert "device" in judged.reason
 
 
+def test_an_estimate_from_nowhere_is_pending_in_its_own_words():
+    judged = judge(limit(), figure(0.5, provenance=Provenance.ESTIMATED, place=Place.NOWHERE))
+    assert judged.reason == "needs evidence from host; this figure is estimated: test"
+
+
 @pytest.mark.parametrize("bad", [float("nan"), None])
 def test_a_figure_that_is_no_number_never_passes(bad):
     judged = judge(limit(), figure(bad))

@@ -1,6 +1,7 @@
 """The tables: what a figure, a verdict, a profile and a target look like."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -8,7 +9,7 @@ from rich.console import Console
 from edgekit.core.figure import Figure, Place, Provenance, exact, not_evaluated
 from edgekit.core.profile import DeviceProfile, Fact, Hardware
 from edgekit.core.strategy import Step, Strategy
-from edgekit.core.target import Target, Toolchain
+from edgekit.core.target import RuntimeLibrary, Target, Toolchain
 from edgekit.core.verdict import (
     EvidenceKind,
     Limit,
@@ -136,6 +137,14 @@ def test_a_device_shows_each_fact_with_its_source():
     assert "flash_bytes - not stated" in text
 
 
+@pytest.mark.parametrize("source", ["not confirmed here: the page is gone", "Not confirmed"])
+def test_a_device_marks_a_fact_that_nobody_read(source):
+    hardware = replace(profile().hardware, cores=Fact(value=2, source=source))
+    text = shown(device_detail(profile(hardware=hardware)))
+    assert f"cores 2 (not confirmed) {source}" in text
+    assert text.count("(not confirmed)") == 1
+
+
 def test_a_device_shows_its_steps_with_conditions():
     text = shown(device_detail(profile()))
     assert "prune optional training data ratio 0.7 less flash" in text
@@ -158,8 +167,8 @@ def test_the_list_of_devices_has_memory():
     assert "board A board embedded 262 kB / - litert" in shown(devices_table([profile()]))
 
 
-def test_a_target_without_operators_says_so():
-    target = Target(
+def a_target(**changes):
+    return Target(
         name="t",
         title="T",
         format="tflite",
@@ -169,6 +178,21 @@ def test_a_target_without_operators_says_so():
         runtime_package="ai-edge-litert",
         minimum_runtime_version="2.1.0",
         toolchain=Toolchain(requirements=()),
+        **changes,
     )
-    assert "none listed" in shown(target_detail(target, "missing"))
-    assert "t T tflite missing" in shown(targets_table([(target, "missing")]))
+
+
+def test_a_target_without_operators_says_so():
+    assert "none listed" in shown(target_detail(a_target(), "missing"))
+    assert "t T tflite missing" in shown(targets_table([(a_target(), "missing")]))
+
+
+def test_a_target_shows_the_upper_bound_of_a_library_and_names_a_stand_in():
+    exact_one = RuntimeLibrary(abi="a", bytes=5_000, version="1", sha256="0", source="a wheel")
+    bounded = replace(exact_one, abi="b", at_most_bytes=9_000, at_most_source="another system's")
+    stand_in = replace(exact_one, abi="c", is_stand_in=True)
+    target = a_target(runtime_libraries=(exact_one, bounded, stand_in))
+    text = shown(target_detail(target, "missing"), width=120)
+    assert "a 5 kB - 1 a wheel" in text
+    assert "b 5 kB 9 kB 1 a wheel; at most: another system's" in text
+    assert "c 5 kB - 1 stand-in: a wheel" in text
