@@ -19,7 +19,8 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from edgekit.compile.facts import facts_of
 from edgekit.compile.flat import flatten_interface, flatten_program
 from edgekit.compile.program import PROGRAM, load_program, load_state, save_program
-from edgekit.core.contract import Contract, InputContract, OutputContract
+from edgekit.compile.silence import silence
+from edgekit.core.contract import DTYPES, Contract, InputContract, OutputContract
 from edgekit.core.errors import CompileError, WorkloadError
 from edgekit.core.facts import ModelFacts
 from edgekit.core.progress import Reporter
@@ -60,6 +61,7 @@ def capture(workload: Workload, out: Path, reporter: Reporter) -> Captured:
     model = _module(workload.model, reporter)
     _refuse_bad_weights(model)
     batch = 2 if workload.has_dynamic_batch else 1
+    _check_dtypes(workload)
     sample = sample_inputs(
         ((kind.element_shape, kind.dtype) for kind in workload.inputs.values()), batch
     )
@@ -70,7 +72,8 @@ def capture(workload: Workload, out: Path, reporter: Reporter) -> Captured:
     )
     outputs = _run(flat, sample, workload)
     contract = _contract(workload, outputs, batch)
-    with _quiet():
+    # Where it fails it prints the whole graph, past its own logger.
+    with _quiet(), silence():
         program = _export(flat, model, sample, is_dynamic=workload.has_dynamic_batch)
     facts = facts_of(program, batch=batch)
     save_program(program, out / PROGRAM)
@@ -165,6 +168,14 @@ def _module(model: Any, reporter: Reporter) -> nn.Module:
     return module
 
 
+def _check_dtypes(workload: Workload) -> None:
+    for name, kind in workload.inputs.items():
+        if kind.dtype not in DTYPES:
+            raise WorkloadError(
+                f"input '{name}': dtype '{kind.dtype}' is not known; allowed: {', '.join(DTYPES)}"
+            )
+
+
 def _refuse_bad_weights(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         _refuse_non_finite(f"parameter '{name}'", parameter, is_infinity_allowed=False)
@@ -175,6 +186,11 @@ def _refuse_bad_weights(model: nn.Module) -> None:
 
 
 def _refuse_non_finite(what: str, value: Tensor, *, is_infinity_allowed: bool) -> None:
+    if value.is_meta:
+        raise WorkloadError(
+            f"{what} {list(value.shape)} has no values (it is on the device 'meta'); load the "
+            "checkpoint before handing the model over"
+        )
     bad = torch.isnan(value) if is_infinity_allowed else ~torch.isfinite(value)
     count = int(bad.sum())
     if count:

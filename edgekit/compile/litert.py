@@ -46,29 +46,38 @@ def export(request: StageRequest, out: Path, reporter: Reporter) -> Mapping[str,
     content, batch = _convert(program, contract, reporter)
     graph = read_graph(content, name=MODEL)
     bindings = bind(graph, contract)
-    reporter.progress("comparing with torch", 0.8)
-    require_parity(content, program, contract, bindings, batch)
     (out / MODEL).write_bytes(content)
     _write_map(out, map_tensors(graph, program, weighted_modules(program)))
     return {"artifact": to_plain(_artifact(bindings, batch))}
 
 
 def _convert(program: ExportedProgram, contract: Contract, reporter: Reporter) -> tuple[bytes, int]:
-    """The float .tflite and the batch that it takes (0 for any).
+    """The float .tflite, which computes what the program does, and its batch (0 for any).
 
-    litert-torch 0.10 cannot flatten, or reshape otherwise, around an open batch axis.
+    litert-torch 0.10 cannot flatten around every open batch axis, and turns a picture of one
+    channel by a reshape with the batch that it was traced with, which the engine refuses.
     """
     if not contract.has_dynamic_batch:
-        return convert_program(program, is_dynamic=False), 1
+        return _checked(program, contract, reporter, is_dynamic=False), 1
     try:
-        return convert_program(program, is_dynamic=True), 0
+        return _checked(program, contract, reporter, is_dynamic=True), 0
     except CompileError as refusal:
-        content = convert_program(program, is_dynamic=False)
+        content = _checked(program, contract, reporter, is_dynamic=False)
         reporter.warn(
             f"the batch axis cannot stay open ({refusal}); exported for a batch of 1: a session "
             "runs the rows of a batch one by one"
         )
         return content, 1
+
+
+def _checked(
+    program: ExportedProgram, contract: Contract, reporter: Reporter, *, is_dynamic: bool
+) -> bytes:
+    content = convert_program(program, is_dynamic=is_dynamic)
+    reporter.progress("comparing with torch", 0.8)
+    bindings = bind(read_graph(content, name=MODEL), contract)
+    require_parity(content, program, contract, bindings, 0 if is_dynamic else 1)
+    return content
 
 
 def quantize(request: StageRequest, out: Path, reporter: Reporter) -> Mapping[str, Any]:

@@ -2,14 +2,13 @@
 
 import os
 from types import TracebackType
-from typing import Any
 
-import torch
 from torch.export import Dim, ExportedProgram
 from torch.fx import Node
 
 from edgekit.compile.capture import BATCH_AXIS, MODEL_ERRORS, first_line
 from edgekit.compile.facts import module_path
+from edgekit.compile.litert_rewrite import rewrite_
 from edgekit.compile.silence import silence
 from edgekit.core.errors import CompileError, MissingDependencyError
 
@@ -26,11 +25,6 @@ with silence():
             "pip install 'edgekit[litert]'"
         ) from missing
 
-_RESHAPES = (
-    torch.ops.aten.flatten.using_ints,
-    torch.ops.aten.reshape.default,
-    torch.ops.aten.view.default,
-)
 _NO_LOWERING = "Lowering not found: "
 
 
@@ -49,26 +43,12 @@ def convert_program(program: ExportedProgram, *, is_dynamic: bool) -> bytes:
     with silence():
         try:
             module = program.module()
-            if is_dynamic:
-                _leave_batch_open_(module)
+            rewrite_(module, is_dynamic=is_dynamic)
             model = litert_torch.convert(module, tuple(args), dynamic_shapes=shapes)
             content: bytes = model.model_content()
         except (*MODEL_ERRORS, MLIRError) as error:
             raise CompileError(_explain(error, program)) from error
     return content
-
-
-def _leave_batch_open_(module: Any) -> None:
-    """Write reshapes with -1 for the batch, in place: litert-torch takes no symbol there."""
-    for node in module.graph.nodes:
-        if node.op != "call_function" or node.target not in _RESHAPES:
-            continue
-        sizes = [size if isinstance(size, int) else -1 for size in node.meta["val"].shape]
-        if sizes.count(-1) == 1:
-            node.target = torch.ops.aten.reshape.default
-            node.args, node.kwargs = (node.args[0], sizes), {}
-    module.graph.eliminate_dead_code()
-    module.recompile()
 
 
 def _explain(error: BaseException, program: ExportedProgram) -> str:
@@ -95,6 +75,8 @@ def _without_form(program: ExportedProgram) -> dict[str, str]:
     """Operators that stay without a lowering once everything was taken apart that can be."""
     try:
         apart = program.run_decompositions(fx_infra.decomp.pre_convert_decomp())
+        # The first round keeps convolutions whole on purpose: they have a form after the second.
+        apart = apart.run_decompositions(fx_infra.decomp.pre_lower_decomp())
     except MODEL_ERRORS:
         apart = program
     found = {}

@@ -1,6 +1,7 @@
 """Which position of a .tflite is which name of the contract, and whether it computes the same."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,14 +79,12 @@ def require_parity(
     Raises: CompileError when any output differs by more than the rounding of float kernels.
     """
     module = program.module()
-    engine = LiteRtEngine(content)
     try:
-        for rows in (batch,) * SAMPLES if batch else BATCHES:
-            _compare(engine, module, contract, bindings, rows)
+        with closing(LiteRtEngine(content)) as engine:
+            for rows in (batch,) * SAMPLES if batch else BATCHES:
+                _compare(engine, module, contract, bindings, rows)
     except SessionError as error:
         raise CompileError(f"the exported .tflite does not run: {error}") from error
-    finally:
-        engine.close()
 
 
 def _compare(

@@ -32,6 +32,7 @@ _MIN_MAX = quantizer.AlgorithmName.MIN_MAX_UNIFORM_QUANT
 _OCTAV = quantizer.AlgorithmName.OCTAV
 _FLOAT_CASTING = quantizer.AlgorithmName.FLOAT_CASTING
 _NO_QUANTIZE = quantizer.AlgorithmName.NO_QUANTIZE
+_KNOWN = frozenset(item.value for item in qtyping.TFLOperationName)
 _PROGRESS_EVERY = 16
 # What ai-edge-quantizer raises for graphs and configurations that it cannot take.
 _REFUSALS = (ValueError, RuntimeError, KeyError, IndexError, TypeError)
@@ -80,6 +81,13 @@ def _apply(work: Any, recipe: Recipe) -> None:
     every = qtyping.TFLOperationName.ALL_SUPPORTED
     if recipe.is_static:
         work.add_static_config(".*", every, activation_num_bits=8, weight_num_bits=8)
+    if recipe.has_float_edges:
+        for edge in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
+            work.update_quantization_recipe(".*", edge, algorithm_key=_NO_QUANTIZE)
+    for item in recipe.floats:
+        if item.operator in _KNOWN:  # all others stay float in any case
+            scope, name = f"^{re.escape(item.scope)}$", qtyping.TFLOperationName(item.operator)
+            work.update_quantization_recipe(scope, name, algorithm_key=_NO_QUANTIZE)
     for layer in recipe.layers:
         _add(work, layer)
 

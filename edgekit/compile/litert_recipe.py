@@ -5,15 +5,16 @@ channel in CONV_2D, FULLY_CONNECTED and EMBEDDING_LOOKUP; 4 bits in blocks in th
 activations that are scaled at run time. ai-edge-quantizer skips the rest without a word.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from edgekit.compile.litert_islands import float_islands, names_of
 from edgekit.core.errors import StepError
+from edgekit.core.steps.patterns import compiled_pattern
 from edgekit.core.strategy import Activations, Override, Quantize
-from edgekit.graph.model import Graph
+from edgekit.graph.model import Graph, Operator, Subgraph
 from edgekit.graph.weights import WeightLayer, weight_layers
 
 FOUR_BIT = ("CONV_2D", "FULLY_CONNECTED", "EMBEDDING_LOOKUP")
@@ -46,14 +47,25 @@ class LayerRecipe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorScope:
+    """One operator as ai-edge-quantizer finds it: LiteRT's name, its outputs' names joined."""
+
+    operator: str
+    scope: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """All layers, and what must be said of those that do not get what was asked.
 
-    is_static: the operators between the layers are integer as well.
+    is_static: the operators between the layers are integer as well, except for those that
+    ``floats`` names. has_float_edges: inputs and outputs are float, and scaled inside the graph.
     """
 
     layers: tuple[LayerRecipe, ...]
     is_static: bool
+    has_float_edges: bool
+    floats: tuple[OperatorScope, ...]
     notes: tuple[str, ...]
 
 
@@ -90,9 +102,24 @@ def plan_recipe(graph: Graph, paths: Mapping[str, str], settings: Quantize) -> R
                 notes=notes,
             )
         )
+    is_static = settings.activations == "static" and settings.precision != "fp16"
+    islands = float_islands(graph.subgraphs[0])
+    if not is_static or settings.is_integer_only:
+        islands = ()
+    if islands:
+        notes.append(
+            f"{len(islands)} operators without weights stay float, where integers are slower or "
+            f"cannot hold the range: {', '.join(names_of(islands))}"
+        )
     return Recipe(
         layers=tuple(layers),
-        is_static=settings.activations == "static" and settings.precision != "fp16",
+        is_static=is_static,
+        # XNNPACK scales a picture in a tenth of the time that a caller's own loops take.
+        has_float_edges=is_static and not settings.is_integer_only,
+        floats=tuple(
+            OperatorScope(operator=item.name, scope=_scope_of(item, graph.subgraphs[0]))
+            for item in islands
+        ),
         notes=tuple(_summed(notes)),
     )
 
@@ -103,8 +130,11 @@ def _layer_name(item: WeightLayer, graph: Graph, paths: Mapping[str, str]) -> st
 
 
 def _scope(item: WeightLayer, graph: Graph) -> str:
-    tensors = graph.subgraphs[item.subgraph].tensors
-    return "".join(f"{tensors[index].name};" for index in item.operator.outputs if index >= 0)
+    return _scope_of(item.operator, graph.subgraphs[item.subgraph])
+
+
+def _scope_of(operator: Operator, subgraph: Subgraph) -> str:
+    return "".join(f"{subgraph.tensors[index].name};" for index in operator.outputs if index >= 0)
 
 
 def _overrides(
@@ -113,12 +143,7 @@ def _overrides(
     """The last override that matches each layer, by the layer's place."""
     chosen: dict[int, Override] = {}
     for override in overrides:
-        try:
-            pattern = re.compile(override.pattern)
-        except re.error as error:
-            raise StepError(
-                f"quantize: override pattern '{override.pattern}' is no regular expression: {error}"
-            ) from error
+        pattern = compiled_pattern("quantize: override", override.pattern)
         places = [
             place
             for place, (item, name) in enumerate(zip(found, names, strict=True))

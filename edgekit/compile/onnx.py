@@ -8,7 +8,7 @@ from typing import Any
 
 from edgekit.compile.onnx_export import export_program
 from edgekit.compile.onnx_file import read_file
-from edgekit.compile.onnx_fold import fold_lookups
+from edgekit.compile.onnx_fold import fold_layouts, fold_lookups
 from edgekit.compile.onnx_interface import rename_interface
 from edgekit.compile.onnx_model import (
     MODEL,
@@ -57,7 +57,7 @@ def export(request: StageRequest, out: Path, reporter: Reporter) -> Mapping[str,
     model = exported.model
     rename_interface(model, contract)
     merge_slices(model)
-    paths = fold_lookups(model, exported.paths)
+    paths = fold_layouts(model, fold_lookups(model, exported.paths))
     tidy(model)
     name_nodes(model)
     check(model, "the exported graph")

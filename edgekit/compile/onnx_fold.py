@@ -1,11 +1,13 @@
-"""Look-ups whose answer is known before the model runs."""
+"""Look-ups and layouts of constants whose answer is known before the model runs."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from edgekit.compile.onnx_model import (
     array_of,
@@ -17,6 +19,8 @@ from edgekit.compile.onnx_model import (
 )
 
 _LOOK_UPS = ("Gather", "GatherElements")
+# These move numbers and change none.
+_LAYOUTS = ("Slice", "Concat", "Transpose", "Unsqueeze", "Squeeze", "Reshape")
 
 
 def fold_lookups(model: onnx.ModelProto, paths: dict[str, str]) -> dict[str, str]:
@@ -42,6 +46,70 @@ def fold_lookups(model: onnx.ModelProto, paths: dict[str, str]) -> dict[str, str
             found[name] = found[table.name]
     replace_nodes(model, [node for node in model.graph.node if node.output[0] not in folded])
     replace_initializers(model, list(constants.values()))
+    return found
+
+
+def fold_layouts(model: onnx.ModelProto, paths: Mapping[str, str]) -> dict[str, str]:
+    """Replace weights that are cut and put together anew by the result; the map with those.
+
+    The exporter folds small ones itself and leaves those of an LSTM of 48 units and more to the
+    engine: then its recurrent weights are no constants, and no quantizer finds them. A weight that
+    is also read as it is stays: it would ship twice.
+    """
+    nodes = _foldable_layouts(model)
+    constants, found = initializers(model), dict(paths)
+    for node in nodes:
+        name, sources = node.output[0], [item for item in node.input if item]
+        given = {item: array_of(constants[item]) for item in sources}
+        (answer,) = ReferenceEvaluator(node).run(None, given)
+        constants[name] = numpy_helper.from_array(np.ascontiguousarray(answer), name)
+        path = next((found[item] for item in sources if item in found), None)
+        if path is not None:
+            found[name] = path
+    folded = {node.output[0] for node in nodes}
+    replace_nodes(model, [node for node in model.graph.node if node.output[0] not in folded])
+    replace_initializers(model, list(constants.values()))
+    return found
+
+
+def _foldable_layouts(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Layouts of constants alone, in order, whose weights nothing else reads."""
+    known, kept = set(initializers(model)), hidden_reads(model)
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        sources = [name for name in node.input if name]
+        is_layout = node.op_type in _LAYOUTS and not kept & {*sources, *node.output}
+        if is_layout and known.issuperset(sources):
+            nodes.append(node)
+            known.update(node.output)
+    while True:
+        outside = _reads(model, nodes) & set(initializers(model))
+        staying = [node for node in nodes if not outside & set(node.input)]
+        staying = _with_known_inputs(staying, set(initializers(model)))
+        if len(staying) == len(nodes):
+            return nodes
+        nodes = staying
+
+
+def _reads(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> set[str]:
+    """The weights that any other node reads; whole numbers are axes and sizes, not weights."""
+    folded = {node.output[0] for node in nodes}
+    constants = initializers(model)
+    return {
+        name
+        for node in model.graph.node
+        if node.output[0] not in folded
+        for name in node.input
+        if name in constants and constants[name].data_type != onnx.TensorProto.INT64
+    }
+
+
+def _with_known_inputs(nodes: list[onnx.NodeProto], known: set[str]) -> list[onnx.NodeProto]:
+    found = []
+    for node in nodes:
+        if known.issuperset(name for name in node.input if name):
+            found.append(node)
+            known.update(node.output)
     return found
 
 

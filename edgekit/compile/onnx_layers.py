@@ -8,8 +8,8 @@ from typing import Literal
 import onnx
 
 from edgekit.compile.onnx_model import attribute, initializers
-from edgekit.core.errors import StepError
 from edgekit.core.progress import Reporter
+from edgekit.core.steps.patterns import compiled_pattern
 from edgekit.core.strategy import Quantize
 
 Kind = Literal["conv", "depthwise", "matrix", "embedding", "recurrent"]
@@ -92,7 +92,7 @@ def assign_precision(
         layer.weight: _default_precision(layer, layers, settings) for layer in layers
     }
     for override in settings.overrides:
-        pattern = _compiled(override.pattern)
+        pattern = compiled_pattern("quantize: override", override.pattern)
         matched = [item for item in layers if _matches(pattern, item)]
         if not matched:
             reporter.warn(
@@ -110,15 +110,6 @@ def _default_precision(layer: Layer, layers: Sequence[Layer], settings: Quantize
     if layer.kind == "depthwise" or (settings.keep_first_last_int8 and is_end):
         return "int8"
     return "int4"
-
-
-def _compiled(pattern: str) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise StepError(
-            f"quantize: override pattern '{pattern}' is no regular expression: {error}"
-        ) from error
 
 
 def _matches(pattern: re.Pattern[str], layer: Layer) -> bool:

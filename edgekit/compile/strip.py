@@ -1,11 +1,9 @@
 """The stage that removes names and metadata: its result is what ships and what is measured."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekit.compile.strip_onnx import strip_onnx
-from edgekit.compile.strip_tflite import strip_tflite
 from edgekit.core.artifact import Artifact
 from edgekit.core.codec import from_plain, to_plain
 from edgekit.core.errors import CompileError
@@ -15,7 +13,23 @@ from edgekit.core.units import format_bytes
 from edgekit.graph.model import Graph
 from edgekit.graph.reader import read_graph
 
-_STRIPPERS = {"tflite": strip_tflite, "onnx": strip_onnx}
+_Stripper = Callable[[bytes, str], bytes]
+
+
+def _tflite_stripper() -> _Stripper:
+    from edgekit.compile.strip_tflite import strip_tflite  # noqa: PLC0415
+
+    return strip_tflite
+
+
+def _onnx_stripper() -> _Stripper:
+    from edgekit.compile.strip_onnx import strip_onnx  # noqa: PLC0415
+
+    return strip_onnx
+
+
+# Imported when it is used: a toolchain holds the packages of its own target only.
+_STRIPPERS = {"tflite": _tflite_stripper, "onnx": _onnx_stripper}
 
 
 def strip(request: StageRequest, out: Path, reporter: Reporter) -> Mapping[str, Any]:
@@ -54,7 +68,7 @@ def strip_bytes(data: bytes, model_format: str, *, name: str) -> bytes:
         allowed = ", ".join((*_STRIPPERS, "ort"))
         raise CompileError(f"{name}: cannot strip format '{model_format}'; allowed: {allowed}")
     before = read_graph(data, name=name)
-    stripped = _STRIPPERS[model_format](data, name)
+    stripped = _STRIPPERS[model_format]()(data, name)
     if len(stripped) >= len(data):
         return data
     require_same(before, read_graph(stripped, name=name))

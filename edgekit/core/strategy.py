@@ -1,12 +1,27 @@
 """Compression strategies: the ordered steps that a profile asks for, and what became of each.
 
-Settings are plain values. ``Step`` is what a profile writes; ``PlannedStep`` is what the plan
-made of it for one model on one target: run it with these settings, or skip it, with a reason.
+Settings are plain values. ``Step`` is what a profile writes; ``PlannedStep`` (in ``planned``) is
+what the plan made of it for one model on one target: run it with these settings, or skip it, with
+a reason.
 """
 
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
+
+from edgekit.core.planned import PlannedStep, Strategy
+
+__all__ = [
+    "Activations",
+    "ActsOn",
+    "Override",
+    "PlannedStep",
+    "Precision",
+    "Quantize",
+    "Step",
+    "StepSpec",
+    "Strategy",
+]
 
 Precision = Literal["int8", "int4", "fp16"]
 Activations = Literal["static", "dynamic", "none"]
@@ -42,6 +57,8 @@ class Quantize:
     integers (what x86 wants). is_range_reduced: weights keep to 7 bits (x86 without VNNI saturates
     otherwise). block_size: columns that share a scale in INT4 matrices; 0 is per channel.
     keep_first_last_int8: in INT4, the first and the last layer with weights stay at 8 bits.
+    is_integer_only: static integers between the layers as well, even where floats run faster there
+    (what a microcontroller needs).
     """
 
     precision: Precision
@@ -50,6 +67,7 @@ class Quantize:
     is_range_reduced: bool = False
     block_size: int = 0
     keep_first_last_int8: bool = True
+    is_integer_only: bool = False
     overrides: tuple[Override, ...] = ()
 
 
@@ -83,25 +101,3 @@ class Step:
     when: str = ""
     reason: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedStep:
-    """One step after planning: whether it runs, why, and its full settings as plain values."""
-
-    name: str
-    is_run: bool
-    reason: str
-    settings: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Strategy:
-    """All planned steps in order, skipped ones among them."""
-
-    steps: tuple[PlannedStep, ...]
-
-    @property
-    def skipped(self) -> tuple[PlannedStep, ...]:
-        """The steps that will not run."""
-        return tuple(step for step in self.steps if not step.is_run)

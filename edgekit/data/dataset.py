@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Protocol, Self
 from urllib.parse import quote
 
@@ -106,6 +105,13 @@ class Dataset:
                 found[name] = self._read(file, name, 1)[0]
         return found
 
+    def file(self, name: str) -> Path:
+        """The file of one array: ``count`` rows as ``arrays`` describes them, little-endian.
+
+        Raises: WorkloadError for a name that is not there.
+        """
+        return _file(self.path, *self._chosen([name]))
+
     def verify(self) -> None:
         """Read everything once and compare it with the digest.
 
@@ -159,12 +165,7 @@ class DatasetWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.close()
         else:

@@ -73,7 +73,7 @@ def read_folder(
     A folder that holds one CSV or npz and nothing else stands for it.
     Raises: WorkloadError for what cannot be read, or fewer than two different samples.
     """
-    place = _resolve(data)
+    place = place_of(data)
     if place.suffix == ".npz":
         source = read_npz(place, labels, inputs)
     elif place.suffix == ".csv":
@@ -93,6 +93,27 @@ def read_folder(
     )
 
 
+def place_of(data: Path) -> Path:
+    """Where the samples are: the CSV or npz that a folder holds alone, else ``data`` itself.
+
+    Raises: WorkloadError where there is nothing, or a folder holds a table and something else.
+    """
+    if not data.exists():
+        raise WorkloadError(f"{data}: no such file or folder")
+    inside = _visible(data) if data.is_dir() else []
+    tables = [path for path in inside if path.suffix in TABLE_SUFFIXES]
+    if not tables:
+        return data
+    if len(inside) > 1:
+        other = next(path for path in inside if path != tables[0])
+        raise WorkloadError(
+            f"{data}: '{tables[0].name}' lies beside '{other.name}'; a folder of data holds "
+            f"samples, or one .csv or .npz and nothing else: give {tables[0]} itself, or move it "
+            "out (labels are given with --labels)"
+        )
+    return tables[0]
+
+
 def _split(source: SampleSource, seed: int) -> NDArray[np.bool_]:
     count = len(source.digests)
     keys = [hashlib.sha256(b"%d:" % seed + digest).digest() for digest in source.digests]
@@ -106,16 +127,6 @@ def _split(source: SampleSource, seed: int) -> NDArray[np.bool_]:
             "different ones are needed, to calibrate on one part and judge on the other"
         )
     return is_calibration
-
-
-def _resolve(data: Path) -> Path:
-    if not data.exists():
-        raise WorkloadError(f"{data}: no such file or folder")
-    if not data.is_dir():
-        return data
-    inside = _visible(data)
-    tables = [path for path in inside if path.suffix in TABLE_SUFFIXES]
-    return tables[0] if len(inside) == len(tables) == 1 else data
 
 
 def _visible(folder: Path) -> list[Path]:

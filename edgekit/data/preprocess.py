@@ -7,16 +7,15 @@ sample needs them.
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgekit.core.contract import Audio, Image, InputKind, Tensor, Text
 from edgekit.core.errors import InputError
 
-Array = NDArray[Any]
+# What NDArray[Any] stands for; numpy.typing itself would be one more import of every start.
+Array = np.ndarray[tuple[Any, ...], np.dtype[Any]]
 
 
 def prepare(
@@ -64,7 +63,9 @@ def array_of(value: Any, *, where: str) -> Array:
     Raises: InputError.
     """
     if is_path(value):
-        from edgekit.data.files import load_array  # noqa: PLC0415 -- as above
+        from pathlib import Path  # noqa: PLC0415 -- as above
+
+        from edgekit.data.files import load_array  # noqa: PLC0415
 
         return load_array(Path(value), where=where)
     return as_array(value, where=where)

@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, entry_points, requires, version
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +21,7 @@ from edgekit.core.errors import ProfileError
 from edgekit.core.target import Target
 from edgekit.flow.toolchain import ToolchainStatus, list_toolchains
 from edgekit.measure.host import describe_host
+from edgekit.runtime.engines import GROUP, OWN_ENGINES
 from edgekit.store.files import folder_bytes
 from edgekit.store.results import default_root
 
@@ -74,7 +75,7 @@ def examine() -> Diagnosis:
     targets, broken = _targets()
     return Diagnosis(
         facts=_facts(),
-        checks=(*extra_checks(), _compiler_check(), *broken),
+        checks=(*extra_checks(), _compiler_check(), *broken, *_hidden_engines()),
         toolchains=list_toolchains(targets),
     )
 
@@ -170,6 +171,20 @@ def _compiler_check() -> Check:
         wanted=" or ".join(C_COMPILERS),
         fix="" if found else install,
     )
+
+
+def _hidden_engines() -> Iterator[Check]:
+    """A check for each plug-in under the name of an engine of edgekit's own: it is never loaded."""
+    for point in entry_points(group=GROUP):
+        if point.value != OWN_ENGINES.get(point.name, point.value):
+            yield Check(
+                group="engines",
+                name=point.name,
+                state="broken",
+                found=f"{point.value} is never loaded: the name is taken by edgekit's own engine",
+                wanted="another name",
+                fix="",
+            )
 
 
 def _facts() -> dict[str, str | int]:

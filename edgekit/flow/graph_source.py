@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgekit.core.contract import Contract, InputContract, OutputContract
-from edgekit.core.errors import CompileError, WorkloadError
+from edgekit.core.errors import CompileError, SessionError, WorkloadError
 from edgekit.core.facts import LayerFact, LayerKind, ModelFacts, ModelFamily, OperatorFact
 from edgekit.core.progress import Reporter
 from edgekit.flow.sources import Source
@@ -49,15 +49,18 @@ class CapturedGraph:
 def capture_graph(source: Source, out: Path, reporter: Reporter) -> CapturedGraph:
     """Copy the file into ``out`` as ``model.onnx`` or ``model.tflite`` and describe it.
 
-    Raises: CompileError when it is quantized already; WorkloadError when the workload's inputs
-    and outputs are not the file's.
+    Raises: CompileError when it is quantized already or its engine refuses it; WorkloadError when
+    the workload's inputs and outputs are not the file's.
     """
     path, form = Path(source.workload.model), source.format
     content = path.read_bytes()
     graph = read_graph(content, name=path.name)
     _require_float(graph, path)
     shutil.copyfile(path, out / f"model.{form}")
-    engine = open_engine(RUNTIMES[form], content)
+    try:
+        engine = open_engine(RUNTIMES[form], content)
+    except SessionError as refusal:
+        raise CompileError(f"{path}: {refusal}; export the model again") from refusal
     try:
         contract = _contract(source, engine.inputs, engine.outputs)
     finally:

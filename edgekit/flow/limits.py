@@ -9,15 +9,22 @@ from edgekit.core.errors import InputError
 from edgekit.core.profile import DeviceProfile
 from edgekit.core.verdict import Limit
 
+LATENCY = "latency_ratio"
+HALF_PRECISION_LATENCY = 1.05
+
 
 def resolve_limits(
     profile: DeviceProfile,
     workload_limits: Mapping[str, float],
     user_limits: Mapping[str, float],
     allowed: Iterable[str],
+    *,
+    is_half_precision: bool = False,
 ) -> tuple[Limit, ...]:
     """The profile's limits with replaced bounds, in the profile's order; each says whose it is.
 
+    is_half_precision: weights are stored at 16 bits. A CPU computes them in float, so they buy
+    bytes and no time: where nobody states another bound, they may take a little more than float's.
     Raises: InputError for a bound or a waiver on a figure that the profile does not limit.
     """
     names = [limit.figure for limit in profile.limits]
@@ -38,9 +45,16 @@ def resolve_limits(
             source="user" if limit.figure in user_limits else "workload",
         )
         if limit.figure in bounds
-        else replace(limit, source=f"profile {profile.name}")
+        else _of_profile(limit, profile, is_half_precision=is_half_precision)
         for limit in profile.limits
     )
+
+
+def _of_profile(limit: Limit, profile: DeviceProfile, *, is_half_precision: bool) -> Limit:
+    source = f"profile {profile.name}"
+    if limit.figure == LATENCY and is_half_precision and limit.bound < HALF_PRECISION_LATENCY:
+        return replace(limit, bound=HALF_PRECISION_LATENCY, source=f"{source}, as FP16 buys bytes")
+    return replace(limit, source=source)
 
 
 def _check_name(name: str, names: list[str], where: str, profile: DeviceProfile) -> None:

@@ -17,7 +17,7 @@ from edgekit.core.contract import Image, InputKind, Output, Tensor
 from edgekit.core.errors import CompileError, SessionError, WorkloadError
 from edgekit.core.workload import Workload
 from edgekit.data.dataset import TARGET
-from edgekit.data.folders import FolderData, read_folder
+from edgekit.data.folders import FolderData, place_of, read_folder
 from edgekit.runtime.engine import EngineTensor
 from edgekit.runtime.engines import open_engine
 
@@ -59,8 +59,9 @@ def workload_of_file(
         interface, form = _of_graph(convert_keras(path, work)), "tflite"
     else:
         interface, form = _of_graph(path), "onnx" if path.suffix == ".onnx" else "tflite"
-    inputs = {name: _kind(dtype, shape, data) for name, (dtype, shape) in interface.inputs.items()}
-    found = read_folder(data, labels, inputs)
+    place = place_of(data)
+    inputs = {name: _kind(dtype, shape, place) for name, (dtype, shape) in interface.inputs.items()}
+    found = read_folder(place, labels, inputs)
     return _workload(path, interface, inputs, found), form
 
 
@@ -98,9 +99,9 @@ def _is_whole_number(found: FolderData) -> bool:
     return target.size == 1 and target.dtype.kind in "iu"
 
 
-def _kind(dtype: str, shape: tuple[int, ...], data: Path) -> InputKind:
+def _kind(dtype: str, shape: tuple[int, ...], place: Path) -> InputKind:
     """A picture where the data are pictures and the shape can hold one, else a tensor."""
-    is_picture = data.is_dir() and len(shape) == IMAGE_RANK and dtype == "float32"
+    is_picture = place.is_dir() and len(shape) == IMAGE_RANK and dtype == "float32"
     if is_picture and shape[0] in (1, 3):
         return _image(shape[0], shape[1], shape[2], "NCHW", dtype)
     if is_picture and shape[2] in (1, 3):

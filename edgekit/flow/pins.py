@@ -2,7 +2,6 @@
 
 import hashlib
 import platform
-import re
 import sys
 from dataclasses import dataclass
 from importlib.metadata import Distribution
@@ -15,20 +14,20 @@ from packaging.utils import canonicalize_name
 from edgekit.core.codec import digest_of
 from edgekit.core.errors import ProfileError
 from edgekit.core.target import Target
+from edgekit.flow.lock_file import LockedPackage, read_lock, require_covered
 
 LOCK_HEADER = "# edgekit lock for "
 
 # What stages compute with although a target need not pin it.
 _COMMON_PACKAGES = ("numpy", "torch")
-_LOCKED_NAME = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?==", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pins:
     """All that decides what a toolchain consists of.
 
-    lock: the text of the lock file, or "" where there is none for this Python and machine.
-    lock_note: why a lock that exists is not used.
+    lock: the text of the lock file, or "" where there is none for this Python and machine; it may
+    hold more than one environment needs. lock_note: why a lock that exists is not used.
     """
 
     name: str
@@ -41,8 +40,13 @@ class Pins:
     def packages(self) -> tuple[str, ...]:
         """The normalized names of everything whose version may change a result."""
         names = {Requirement(text).name for text in self.requirements} | set(_COMMON_PACKAGES)
-        names |= set(_LOCKED_NAME.findall(self.lock))
+        names |= set(self.locked)
         return tuple(sorted({canonicalize_name(name) for name in names}))
+
+    @property
+    def locked(self) -> dict[str, LockedPackage]:
+        """The packages of the lock by normalized name."""
+        return read_lock(self.lock, where=f"the lock of {self.name}")
 
     @property
     def identity(self) -> str:
@@ -74,7 +78,8 @@ def lock_platform() -> str:
 def pins_of(target: Target) -> Pins:
     """The pins of a target, with its lock where that was made for this Python and machine.
 
-    Raises: ProfileError for a requirement that is none, or a lock file that is not there.
+    Raises: ProfileError for a requirement that is none, or a lock file that is not there, cannot
+    be understood or does not hold what is pinned.
     """
     for text in target.toolchain.requirements:
         try:
@@ -108,6 +113,7 @@ def _lock_of(target: Target) -> tuple[str, str]:
     first = text.partition("\n")[0]
     made_for = first.removeprefix(LOCK_HEADER)
     if made_for == first or made_for == lock_platform():
+        require_covered(target.toolchain.requirements, read_lock(text, str(path)), str(path))
         return text, ""
     return "", f"{target.toolchain.lock} is for {made_for}, not for {lock_platform()}: pins only"
 

@@ -18,6 +18,7 @@ from edgekit.core.codec import nearest
 from edgekit.core.errors import EdgekitError, MissingDependencyError, WorkloadError
 from edgekit.core.workload import Workload
 from edgekit.flow.model_files import workload_of_file
+from edgekit.flow.whole_onnx import whole_onnx
 
 SourceFormat = Literal["torch", "onnx", "tflite"]
 MODEL_SUFFIXES = (".pt2", ".onnx", ".tflite", ".keras", ".h5")
@@ -79,6 +80,8 @@ def resolve_source(
             f"{text}: a model file needs --data DIR (an image folder, a CSV or an npz) to be "
             "calibrated and judged on"
         )
+    if path.suffix == ".onnx":
+        path = whole_onnx(path, work)
     workload, form = workload_of_file(path, data=options.data, labels=options.labels, work=work)
     return Source(workload=workload, format=form, digest=_digest(path), origin=text)
 

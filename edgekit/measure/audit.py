@@ -201,7 +201,7 @@ def _compute(subject: Subject) -> Iterator[Finding]:
         if activations == "none" or asked in ("fp16", "float") or layer.precision in FLOATS:
             continue  # floats were asked, or are named already as weights that stayed
         wanted = f"{activations} integer activations"
-        if not layer.is_integer and layer.precision == "int4" and subject.graph.format == "onnx":
+        if not layer.is_integer and _has_no_integer_kernel(subject, layer):
             unsupported.append(layer)
         elif layer.activations not in (activations, "none"):
             found = f"{layer.activations} integer activations"
@@ -211,6 +211,16 @@ def _compute(subject: Subject) -> Iterator[Finding]:
             yield _finding(subject, layer, "float compute", wanted, _FLOAT_COMPUTE, "counted", why)
     if unsupported:
         yield _unsupported(subject, unsupported)
+
+
+def _has_no_integer_kernel(subject: Subject, layer: WeightLayer) -> bool:
+    """Whether ONNX Runtime can only widen these weights: 4 bits, and most recurrent layers."""
+    if subject.graph.format != "onnx":
+        return False
+    is_float_cell = layer.kind == "recurrent" and (
+        layer.operator.name != "LSTM" or subject.settings.activations == "static"
+    )
+    return layer.precision == "int4" or is_float_cell
 
 
 def _unsupported(subject: Subject, layers: list[WeightLayer]) -> Finding:
@@ -224,8 +234,9 @@ def _unsupported(subject: Subject, layers: list[WeightLayer]) -> Finding:
         found=_FLOAT_COMPUTE,
         share=share,
         message=(
-            f"{len(layers)} layers compute in float ({share:.1%} of the weights): ONNX Runtime has "
-            f"no integer kernel for 4-bit weights like these, they win bytes only: {names}"
+            f"{len(layers)} weights are computed with in float ({share:.1%} of all): ONNX Runtime "
+            f"has no integer kernel for 4 bits or recurrent layers like these, they win bytes "
+            f"only: {names}"
         ),
         severity="note",
     )

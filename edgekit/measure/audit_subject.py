@@ -1,9 +1,8 @@
 """What is audited: the layers of a quantized graph, and the precision that each was to have."""
 
-import re
 from collections.abc import Mapping
 
-from edgekit.core.errors import StepError
+from edgekit.core.steps.patterns import compiled_pattern
 from edgekit.core.strategy import Quantize
 from edgekit.graph.model import Graph
 from edgekit.graph.weights import WeightLayer
@@ -47,7 +46,10 @@ class Subject:
             for pair in pairs
             if pair.float_layer is not None and pair.float_layer.key in ends
         }
-        self._patterns = [(_compiled(item.pattern), item) for item in settings.overrides]
+        self._patterns = [
+            (compiled_pattern("quantize: override", item.pattern), item)
+            for item in settings.overrides
+        ]
 
     def path(self, layer: WeightLayer) -> str:
         """What to call a layer."""
@@ -75,12 +77,3 @@ class Subject:
         asked = self.wanted(layer)
         is_left = asked == "float" and layer.precision in FLOATS
         return is_left or layer.precision == STORED_AS[asked]
-
-
-def _compiled(pattern: str) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern)
-    except re.error as wrong:
-        raise StepError(
-            f"quantize: override pattern '{pattern}' is no regular expression: {wrong}"
-        ) from wrong

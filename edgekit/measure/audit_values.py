@@ -106,13 +106,13 @@ def value_fault(
         return "NaN or infinity among its weights"
     if layer.tensor.name.startswith("Conv") and "Fusion" in layer.tensor.name:
         return _direction_fault(wanted.values, grid, layer.precision)
-    faults = [_difference(item, grid, layer) for item in _layouts(wanted.values, layer.shape)]
+    faults = [_difference(item, grid, layer) for item in layouts(wanted.values, layer.shape)]
     if not faults:
         return f"shape {list(layer.shape)} where the float layer has {list(float_layer.shape)}"
     return "" if "" in faults else faults[0]
 
 
-def _layouts(values: Array, shape: tuple[int, ...]) -> Iterator[Array]:
+def layouts(values: Array, shape: tuple[int, ...]) -> Iterator[Array]:
     """The float weight as the quantized one may hold it: the same, transposed, or reshaped."""
     candidates = [values]
     if values.ndim in (2, 3):  # 3: the weights of a recurrent layer, a direction each

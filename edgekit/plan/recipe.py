@@ -41,6 +41,7 @@ def choose_quantize(
         is_unsigned=is_unsigned,
         is_range_reduced=is_reduced,
         block_size=LINEAR_BLOCK_SIZE if has_blocks else 0,
+        is_integer_only=activations == "static" and profile.family == "embedded",
         overrides=overrides,
     )
     return settings, "; ".join(reasons)

@@ -238,3 +238,23 @@ def test_resnet_20_scores_what_was_published_for_these_images(data_dir, tmp_path
     scores = [found["logits"] for found in predict_reference(tmp_path, batches, contract)]
     # SOURCES.md: 81.10 % on the 2,000 JPEG images.
     assert (np.concatenate(scores).argmax(1) == labels).mean() == pytest.approx(0.811)
+
+
+def test_a_model_without_values_is_refused_by_name(tmp_path, told):
+    workload = models.workload_of(nn.Linear(4, 2, device="meta").eval(), X, ["y"])
+    with pytest.raises(WorkloadError, match=r"parameter 'weight' .* has no values"):
+        capture(workload, tmp_path, told.reporter)
+
+
+def test_an_unknown_dtype_is_refused_with_those_that_are_known(tmp_path, told):
+    inputs = {"x": Tensor(shape=(4,), dtype="float99")}
+    workload = models.workload_of(nn.Linear(4, 2).eval(), inputs, ["y"])
+    with pytest.raises(WorkloadError, match=r"'float99' is not known; allowed: float32, .*int64"):
+        capture(workload, tmp_path, told.reporter)
+
+
+def test_a_failed_capture_says_its_one_error_and_prints_no_graph(tmp_path, told, capfd):
+    workload = models.workload_of(Branch().eval(), X, ["y"])
+    with pytest.raises(CompileError, match="depends on the data"):
+        capture(workload, tmp_path, told.reporter)
+    assert capfd.readouterr() == ("", "")

@@ -21,6 +21,7 @@ from edgekit.core.strategy import Override, Quantize
 from edgekit.data.dataset import DatasetWriter
 from edgekit.graph.reader import read_graph
 from edgekit.graph.weights import weight_layers
+from edgekit.runtime.litert import LiteRtEngine
 from tests.compile import models
 from tests.compile.conftest import (
     WORKLOADS,
@@ -236,6 +237,24 @@ def test_a_graph_that_computes_something_else_is_refused(exported, tmp_path, tol
     monkeypatch.setattr(litert, "convert_program", lambda *args, **keywords: bytes(content))
     with pytest.raises(CompileError, match="differs from torch by"):
         litert.export(export_request(model.captured, model.contract), tmp_path, told.reporter)
+
+
+def test_an_open_batch_that_the_engine_refuses_becomes_a_batch_of_one(tmp_path, told):
+    model = nn.Conv2d(3, 1, 1).eval()
+    inputs = {"x": Tensor(shape=(3, 8, 8))}
+    workload = models.workload_of(model, inputs, ["y"], has_dynamic_batch=True)
+    captured, out = tmp_path / "captured", tmp_path / "out"
+    captured.mkdir()
+    out.mkdir()
+    contract = capture(workload, captured, told.reporter).contract
+    answer = litert.export(export_request(captured, contract), out, told.reporter)
+    x = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(x)).numpy()
+    found = LiteRtEngine((out / "model.tflite").read_bytes()).run([x])[0]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert answer["artifact"]["batch"] == 1
+    assert any("batch axis cannot stay open" in text for text in told.of("warning"))
 
 
 def test_relative_error_is_a_share_of_the_largest_value():

@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekit.compile.onnx_fold import fold_lookups
+from edgekit.compile.onnx_fold import fold_layouts, fold_lookups
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
@@ -84,3 +84,41 @@ def test_what_depends_on_an_input_or_is_an_output_stays():
     model = model_of(nodes, constants, outputs=("y", "z"))
     assert fold_lookups(model, {}) == {}
     assert [node.op_type for node in model.graph.node] == ["Gather", "Gather"]
+
+
+def recurrent(*extra):
+    """A weight that is cut in two, put together the other way round, and turned."""
+    nodes = [
+        helper.make_node("Slice", ["w", "zero", "four", "zero"], ["top"]),
+        helper.make_node("Slice", ["w", "four", "eight", "zero"], ["bottom"]),
+        helper.make_node("Concat", ["bottom", "top"], ["swapped"], axis=0),
+        helper.make_node("Transpose", ["swapped"], ["turned"], perm=[1, 0]),
+        helper.make_node("MatMul", ["x", "turned"], ["y"]),
+        *extra,
+    ]
+    constants = {
+        "w": TABLE,
+        "zero": np.array([0]),
+        "four": np.array([4]),
+        "eight": np.array([8]),
+    }
+    outputs = ("y", "z") if extra else ("y",)
+    return model_of(nodes, constants, outputs=outputs)
+
+
+def test_a_weight_that_is_cut_and_joined_becomes_one_constant_of_its_module():
+    model = recurrent()
+    expected = run(model)[0]
+    paths = fold_layouts(model, {"w": "net.rnn"})
+    assert [node.op_type for node in model.graph.node] == ["MatMul"]
+    assert paths["turned"] == "net.rnn"
+    np.testing.assert_array_equal(run(model)[0], expected)
+
+
+def test_a_weight_that_is_also_read_as_it_is_is_not_shipped_twice():
+    model = recurrent(helper.make_node("Gather", ["w", "four"], ["z"]))
+    assert fold_layouts(model, {"w": "net.rnn"}) == {"w": "net.rnn"}
+    assert [node.op_type for node in model.graph.node][:4] == [
+        *("Slice", "Slice", "Concat", "Transpose")
+    ]
+    assert len(run(model)) == 2

@@ -1,5 +1,7 @@
 """Stripping wins bytes and changes no number, in the engines themselves."""
 
+import subprocess
+import sys
 import warnings
 
 import flatbuffers
@@ -474,6 +476,22 @@ def test_an_ort_file_passes_unchanged_with_a_note(tmp_path):
     strip(asked, out, Reporter(stage="strip", listener=events.append))
     assert (out / "model.ort").read_bytes() == content
     assert "ships as it is" in events[0].message
+
+
+@pytest.mark.parametrize(("form", "absent"), [("tflite", "onnx"), ("onnx", "ai_edge_litert")])
+def test_stripping_needs_the_packages_of_its_own_format_only(tmp_path, form, absent):
+    """A target's toolchain holds no other target's."""
+    path = tmp_path / f"model.{form}"
+    path.write_bytes(load(form, "conv", "float"))
+    code = (
+        f"import sys; sys.modules[{absent!r}] = None\n"
+        "from pathlib import Path\n"
+        "from edgekit.compile.strip import strip_bytes\n"
+        f"path = Path({str(path)!r})\n"
+        f"path.write_bytes(strip_bytes(path.read_bytes(), {form!r}, name='m'))\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert path.read_bytes() == strip_bytes(load(form, "conv", "float"), form, name="m")
 
 
 def test_an_unknown_format_is_refused():

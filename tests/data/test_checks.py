@@ -9,6 +9,7 @@ from edgekit.data.checks import (
     input_digest,
     open_checked,
     write_checked,
+    write_split,
 )
 
 INPUTS = {"x": Tensor(shape=(3,))}
@@ -99,3 +100,57 @@ def test_a_bad_sample_leaves_no_dataset(tmp_path):
         write(tmp_path / "calibration", broken)
     with pytest.raises(WorkloadError, match="no finished dataset"):
         open_checked(tmp_path / "calibration")
+
+
+MANY = np.random.default_rng(1).normal(size=(400, 3)).astype(np.float32)
+
+
+def split(folder, samples, one_in=10):
+    return write_split(
+        samples,
+        INPUTS,
+        folder / "kept",
+        folder / "held",
+        set_name="training",
+        needs_target=False,
+        one_in=one_in,
+    )
+
+
+def test_a_split_loses_nothing_and_shares_nothing(tmp_path):
+    kept, held = split(tmp_path, MANY)
+    check_disjoint({"kept": kept, "held": held})
+    # 400 draws of one in ten: 40, give or take four deviations of 6.
+    assert 16 <= held.dataset.count <= 64
+    both = [next(part.dataset.batches(400))["x"] for part in (kept, held)]
+    assert {row.tobytes() for part in both for row in part} == {row.tobytes() for row in MANY}
+
+
+def test_equal_samples_go_to_the_same_side_whatever_their_order(tmp_path):
+    kept, held = split(tmp_path, np.concatenate([MANY, MANY[::-1]]))
+    check_disjoint({"kept": kept, "held": held})
+    assert kept.dataset.count + held.dataset.count == 800
+
+
+def test_a_split_that_holds_nothing_back_has_no_second_set(tmp_path):
+    digests = [input_digest({"x": row}) for row in MANY]
+    stays = [
+        row
+        for row, digest in zip(MANY, digests, strict=True)
+        if int.from_bytes(digest[:4], "little") % 10
+    ]
+    kept, held = split(tmp_path, stays[:4])
+    assert kept.dataset.count == 4
+    assert held is None
+
+
+def test_a_split_that_keeps_nothing_is_refused(tmp_path):
+    with pytest.raises(WorkloadError, match="20 samples are too few to hold some back"):
+        split(tmp_path, X, one_in=1)
+
+
+def test_sets_that_may_share_samples_are_not_compared(tmp_path):
+    sets = {name: write(tmp_path / name, X[:5]) for name in ("calibration", "training")}
+    check_disjoint(sets, may_share=frozenset([frozenset(["training", "calibration"])]))
+    with pytest.raises(WorkloadError, match="share 5 of 5"):
+        check_disjoint(sets)

@@ -198,7 +198,9 @@ def test_what_cannot_be_read_is_refused(tmp_path):
     refuse("arrays of different length", tmp_path / "t.npz", two)
     np.savez(tmp_path / "e.npz", x=np.zeros((3, 2), np.float32))
     refuse("3 samples with 1 different ones; at least 2", tmp_path / "e.npz")
-    refuse("the model has 2 inputs", tmp_path, two)
+    refuse("'a.npz' lies beside 'a.json'; a folder of data holds samples, or one", tmp_path)
+    (tmp_path / "d").mkdir()
+    refuse("the model has 2 inputs", tmp_path / "d", two)
 
 
 def test_tables_that_do_not_fit_are_refused(tmp_path):

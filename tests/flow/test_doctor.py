@@ -121,3 +121,15 @@ def test_a_broken_search_path_is_named_not_fatal(tmp_path, monkeypatch):
     broken = [item for item in examine().checks if item.group == "targets"]
     assert [item.name for item in broken] == ["all"]
     assert "EDGEKIT_PATH" in broken[0].found
+
+
+def test_a_plug_in_that_an_own_engine_hides_is_named(tmp_path, monkeypatch):
+    folder = tmp_path / "theirs-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    points = "[edgekit.runtimes]\nlitert = their_engine:Engine\nfast = their_engine:Engine\n"
+    (folder / "entry_points.txt").write_text(points)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    [found] = [item for item in examine().checks if item.group == "engines"]
+    assert (found.name, found.state) == ("litert", "broken")
+    assert "their_engine:Engine is never loaded" in found.found

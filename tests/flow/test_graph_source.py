@@ -149,3 +149,14 @@ def test_a_quantized_onnx_is_refused(tmp_path):
     out.mkdir()
     with pytest.raises(CompileError, match=r"q\.onnx: .*quantized already; give the float model"):
         capture_graph(source(path, "onnx"), out, REPORTER)
+
+
+def test_a_graph_that_its_engine_refuses_is_named(tmp_path):
+    whole = onnx.load(conv_net(tmp_path / "m.onnx"))
+    # Every reader of the format takes an operator that nobody has; no engine does.
+    whole.graph.node[2].op_type = "NobodyHasThis"
+    path = tmp_path / "odd.onnx"
+    path.write_bytes(whole.SerializeToString())
+    (tmp_path / "out").mkdir()
+    with pytest.raises(CompileError, match=r"odd\.onnx: ONNX Runtime cannot load .*NobodyHasThis"):
+        capture_graph(source(path, "onnx"), tmp_path / "out", REPORTER)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from edgekit.catalog import load_profile
 from edgekit.core.errors import InputError
 from edgekit.flow.limits import resolve_limits
 from tests.plan.builders import profile
@@ -37,3 +38,15 @@ def test_a_bound_on_nothing_is_refused(given, message):
 def test_a_profile_without_limits_could_prove_nothing():
     with pytest.raises(InputError, match="states no limits"):
         resolve_limits(replace(profile(), limits=()), {}, {}, ())
+
+
+def test_half_precision_may_take_a_little_more_than_floats_time_unless_a_bound_is_stated():
+    phone = load_profile("phone")
+
+    def bound(**given):
+        limits = resolve_limits(phone, {}, given, (), is_half_precision=True)
+        return next(limit for limit in limits if limit.figure == "latency_ratio")
+
+    assert bound().bound == 1.05
+    assert bound().source == "profile phone, as FP16 buys bytes"
+    assert bound(latency_ratio=0.9).bound == 0.9

@@ -129,6 +129,28 @@ def test_an_onnx_with_any_batch_keeps_it(tmp_path):
     assert found.inputs == {"x": Tensor(shape=(3,))}
 
 
+@pytest.mark.parametrize("form", ["npz", "csv"])
+def test_a_folder_that_holds_one_table_is_that_table_and_no_folder_of_pictures(
+    program, tmp_path, form
+):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    images, labels = pictures(20, 5)
+    if form == "npz":
+        np.savez(folder / "d.npz", image=images, target=labels)
+    else:
+        np.savetxt(folder / "d.csv", np.hstack([images.reshape(20, -1), labels[:, None]]))
+        text = (folder / "d.csv").read_text()
+        (folder / "d.csv").write_text(text.replace(" ", ","))
+    (folder / ".DS_Store").write_bytes(b"")
+    found, _ = workload_of_file(program, data=folder, labels=None, work=tmp_path)
+    assert found.inputs == {"image": Tensor(shape=SHAPE)}
+    assert (len(found.calibration), len(found.evaluation)) == (4, 16)
+    (folder / "more.npy").write_bytes(b"")
+    with pytest.raises(WorkloadError, match=rf"'d\.{form}' lies beside 'more.npy'; a folder"):
+        workload_of_file(program, data=folder, labels=None, work=tmp_path)
+
+
 def test_data_that_are_not_there_are_an_error(program, tmp_path):
     with pytest.raises(WorkloadError, match="no such file or folder"):
         edgekit.plan(program, device="phone", data=tmp_path / "nothing")

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from edgekit.catalog import load_target
 from edgekit.core.errors import ProfileError
 from edgekit.core.target import Target, Toolchain
+from edgekit.flow.lock_file import read_lock
 from edgekit.flow.pins import (
     LOCK_HEADER,
     Pins,
@@ -18,6 +20,8 @@ from edgekit.flow.pins import (
     pins_of,
     problems_with,
 )
+
+HASH = f"--hash=sha256:{'0' * 64}"
 
 
 def pins(*requirements: str, lock: str = "", modules: tuple[str, ...] = ()) -> Pins:
@@ -76,7 +80,7 @@ def test_installed_versions_are_those_of_importlib_metadata() -> None:
 
 
 def test_the_locked_packages_count_as_well() -> None:
-    lock = "# c\nTyping_Extensions==4.1 --hash=sha256:00\nnumpy[x]==2.0 \\\n    --hash=sha256:11\n"
+    lock = f"# c\nTyping_Extensions==4.1 {HASH}\nnumpy[x]==2.0 \\\n    {HASH}\n"
     named = pins("a.b==1", lock=lock).packages
     assert named == ("a-b", "numpy", "torch", "typing-extensions")
 
@@ -87,7 +91,7 @@ def test_the_digest_follows_pins_lock_and_versions() -> None:
         base.digest({}),
         base.digest({"a": "1"}),
         pins("a==1").digest({}),
-        pins("a==1", "b==2", lock="x").digest({}),
+        pins("a==1", "b==2", lock=f"a==1 {HASH}").digest({}),
     }
     assert len(digests) == 4
     assert pins("b==2", "a==1").digest({}) == base.digest({})
@@ -113,7 +117,7 @@ def test_a_lock_serves_the_platform_that_it_names(tmp_path: Path) -> None:
     with pytest.raises(ProfileError, match=r"toolchain.lock 'lock.txt' cannot be read"):
         pins_of(locked)
     path = tmp_path / "lock.txt"
-    for text in (f"{LOCK_HEADER}{lock_platform()}\na==1\n", "a==1 --hash=sha256:0\n"):
+    for text in (f"{LOCK_HEADER}{lock_platform()}\na==1 {HASH}\n", f"a==1 {HASH}\n"):
         path.write_text(text)
         assert pins_of(locked).lock == text
     path.write_text(f"{LOCK_HEADER}Python 2.7 on beos ppc\na==1\n")
@@ -121,3 +125,34 @@ def test_a_lock_serves_the_platform_that_it_names(tmp_path: Path) -> None:
     assert found.lock == ""
     assert "Python 2.7 on beos ppc, not for Python 3" in found.lock_note
     assert pins_of(replace(locked, toolchain=Toolchain(requirements=()))).lock_note == ""
+
+
+@pytest.mark.parametrize(
+    ("lock", "said"),
+    [
+        (f"b==1 {HASH}", "the pins ask for a==1 and the lock lacks it; make it anew"),
+        (f"a==2 {HASH}", "the pins ask for a==1 and the lock holds a==2; make it anew"),
+        ("a==1", "lock.txt: 'a==1' is no line of a lock"),
+    ],
+)
+def test_a_lock_that_is_not_of_the_pins_is_named(tmp_path: Path, lock: str, said: str) -> None:
+    (tmp_path / "lock.txt").write_text(lock)
+    locked = target(
+        tmp_path, Toolchain(requirements=("a==1", "c==1; python_version < '3'"), lock="lock.txt")
+    )
+    with pytest.raises(ProfileError, match=said):
+        pins_of(locked)
+
+
+@pytest.mark.parametrize("name", ["litert", "onnx"])
+def test_a_shipped_target_locks_all_that_it_pins(name: str) -> None:
+    shipped = load_target(name)
+    text = (Path(shipped.origin).parent / shipped.toolchain.lock).read_text(encoding="utf-8")
+    packages = read_lock(text, name)
+    for requirement in shipped.toolchain.requirements:
+        package, _, version = requirement.partition("==")
+        assert packages[package].version == version
+    # The CPU build and the index's own, which alone needs an accelerator's libraries.
+    assert len(packages["torch"].sha256) == 2
+    assert {"triton", "nvidia-cublas"} <= packages.keys()
+    assert [item.name for item in packages.values() if len(item.sha256) > 1] == ["torch"]

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 import tomllib
@@ -40,15 +41,17 @@ from edgekit.flow.worker import StageDefectError, run_in_worker
 from edgekit.store import Store
 
 FOLDER = Path(__file__).parent / "toolchain_target"
+LOCK_SCRIPT = Path(__file__).parents[2] / "scripts" / "lock_toolchain.py"
 
 
-def wheel(folder: Path, name: str, version: str, code: str) -> Path:
+def wheel(folder: Path, name: str, version: str, code: str, requires: str = "") -> Path:
     """A wheel of one module, as PEP 427 says, by hand."""
     folder.mkdir(exist_ok=True)
     info = f"{name}-{version}.dist-info"
     files = {
         f"{name}.py": code,
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        + (f"Requires-Dist: {requires}\n" if requires else ""),
         f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     record = ""
@@ -200,20 +203,126 @@ def test_a_module_that_does_not_import_fails_the_install(
     assert folders(root) == []
 
 
+def sha256_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def test_a_lock_is_checked_by_hash(tmp_path: Path, root: Path, target: Target) -> None:
     path = wheel(tmp_path / "wheels", "clashlib", "1.0", "value = 1\n")
     locked = make_target(tmp_path, lock="lock.txt")
-    good = hashlib.sha256(path.read_bytes()).hexdigest()
     (tmp_path / "lock.txt").write_text(f"clashlib==1.0 --hash=sha256:{'0' * 64}\n")
-    with pytest.raises(MissingDependencyError, match="DO NOT MATCH THE HASHES"):
+    with pytest.raises(MissingDependencyError) as caught:
         tc.install(locked)
+    assert str(caught.value).startswith(
+        "toolchain clash: pip takes clashlib-1.0-py3-none-any.whl (sha256 "
+        f"{sha256_of(path)}) for clashlib, and the lock holds sha256 {'0' * 64}. Nothing is "
+        "installed that is not in the lock: "
+    )
     assert folders(root) == []
     (tmp_path / "lock.txt").write_text(
-        f"{LOCK_HEADER}{lock_platform()}\nclashlib==1.0 --hash=sha256:{good}\n"
+        f"{LOCK_HEADER}{lock_platform()}\nclashlib==1.0 --hash=sha256:{sha256_of(path)}\n"
     )
-    assert tc.install(locked).versions == {"clashlib": "1.0"}
+    usable = tc.install(locked)
+    assert usable.versions == {"clashlib": "1.0"}
+    assert not list(root.glob("clash-*/downloads"))
     # Other pins are another environment: the first is not taken for the second.
     assert tc.status(target).state == "missing"
+
+
+def test_pip_checks_the_hashes_itself_too(
+    tmp_path: Path, root: Path, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if a file were swapped between edgekit's look at it and the install."""
+    path = tmp_path / "wheels" / "clashlib-1.0-py3-none-any.whl"
+    (tmp_path / "lock.txt").write_text(f"clashlib==1.0 --hash=sha256:{sha256_of(path)}\n")
+    other = f"clashlib==1.0 --hash=sha256:{'0' * 64}\n"
+    monkeypatch.setattr("edgekit.flow.pip.hashed_requirements", lambda *_, **__: other)
+    with pytest.raises(MissingDependencyError, match="DO NOT MATCH THE HASHES"):
+        tc.install(make_target(tmp_path, lock="lock.txt"))
+    assert folders(root) == []
+
+
+def test_what_the_lock_does_not_hold_is_refused_whoever_needs_it(
+    tmp_path: Path, root: Path
+) -> None:
+    path = wheel(tmp_path / "wheels", "clashlib", "1.0", "value = 1\n", requires="extralib")
+    wheel(tmp_path / "wheels", "extralib", "2.0", "")
+    (tmp_path / "lock.txt").write_text(f"clashlib==1.0 --hash=sha256:{sha256_of(path)}\n")
+    with pytest.raises(MissingDependencyError, match="for extralib, and the lock holds no file"):
+        tc.install(make_target(tmp_path, lock="lock.txt"))
+    assert folders(root) == []
+
+
+def test_a_source_package_is_never_built_for_a_lock(tmp_path: Path, root: Path) -> None:
+    (tmp_path / "wheels").mkdir()
+    source = tmp_path / "wheels" / "clashlib-1.0.tar.gz"
+    with tarfile.open(source, "w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("clashlib-1.0/setup.py"))
+    (tmp_path / "lock.txt").write_text(f"clashlib==1.0 --hash=sha256:{sha256_of(source)}\n")
+    with pytest.raises(MissingDependencyError, match="pip must find wheels of the locked"):
+        tc.install(make_target(tmp_path, lock="lock.txt"))
+    assert folders(root) == []
+
+
+@pytest.fixture
+def two_builds(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A find-links folder with a small build of clashlib, an index with one that needs heavylib.
+
+    So it is with torch. Gives the path of the lock that the script makes of both.
+    """
+    wheel(tmp_path / "wheels", "clashlib", "1.0+cpu", "value = 1\n")
+    for path in (
+        wheel(tmp_path / "files", "clashlib", "1.0", "value = 2\n", requires="heavylib"),
+        wheel(tmp_path / "files", "heavylib", "7.0", ""),
+    ):
+        page = tmp_path / "simple" / path.name.partition("-")[0] / "index.html"
+        page.parent.mkdir(parents=True)
+        page.write_text(f'<a href="{path.as_uri()}#sha256={sha256_of(path)}">{path.name}</a>')
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.setenv("PIP_INDEX_URL", (tmp_path / "simple").as_uri())
+    (tmp_path / "target.toml").write_text(
+        '[toolchain]\nrequirements = ["clashlib==1.0"]\nlock = "lock.txt"\n'
+    )
+    arguments = [str(LOCK_SCRIPT), "--also-plain-index", str(tmp_path / "target.toml")]
+    subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+    return tmp_path / "lock.txt"
+
+
+def test_a_lock_of_two_builds_serves_whoever_finds_either(
+    tmp_path: Path, two_builds: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = tmp_path / "files"
+    small = sha256_of(tmp_path / "wheels" / "clashlib-1.0+cpu-py3-none-any.whl")
+    large = sha256_of(files / "clashlib-1.0-py3-none-any.whl")
+    heavy = sha256_of(files / "heavylib-7.0-py3-none-any.whl")
+    assert two_builds.read_text().splitlines() == [
+        f"{LOCK_HEADER}{lock_platform()}",
+        "# from clashlib==1.0, by scripts/lock_toolchain.py --also-plain-index",
+        "# clashlib, as pip finds it: clashlib-1.0+cpu-py3-none-any.whl or "
+        "clashlib-1.0-py3-none-any.whl",
+        f"clashlib==1.0 --hash=sha256:{small} --hash=sha256:{large}",
+        f"heavylib==7.0 --hash=sha256:{heavy}",
+    ]
+    target = make_target(tmp_path, lock="lock.txt")
+    monkeypatch.setenv("PIP_REQUIRE_HASHES", "1")  # a policy that a lock meets
+    heard: list[Event] = []
+    here = tc.install(target, listener=heard.append)
+    assert here.versions == {"clashlib": "1.0+cpu"}
+    notes = [event.message for event in heard if event.kind == "note"]
+    assert notes == ["clashlib is locked in several builds; pip took 1.0+cpu"]
+    tc.remove(target)
+    monkeypatch.delenv("PIP_FIND_LINKS")
+    elsewhere = tc.install(target)
+    assert elsewhere.versions == {"clashlib": "1.0", "heavylib": "7.0"}
+    # The manifest tells them apart.
+    assert elsewhere.digest != here.digest
+
+
+def test_a_third_build_is_refused(tmp_path: Path, two_builds: Path, root: Path) -> None:
+    wheel(tmp_path / "wheels", "clashlib", "1.0+cu9", "value = 3\n")
+    with pytest.raises(MissingDependencyError, match=r"pip takes clashlib-1\.0\+cu9-py3"):
+        tc.install(make_target(tmp_path, lock="lock.txt"))
+    assert folders(root) == []
 
 
 def test_a_lock_for_another_platform_is_set_aside_aloud(
@@ -233,8 +342,9 @@ def test_the_lock_script_writes_the_hashes_that_an_install_checks(
     (tmp_path / "target.toml").write_text(
         '[toolchain]\nrequirements = ["clashlib==1.0"]\nlock = "lock.txt"\n'
     )
-    script = Path(__file__).parents[2] / "scripts" / "lock_toolchain.py"
-    subprocess.run([sys.executable, str(script), target.origin], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, str(LOCK_SCRIPT), target.origin], check=True, capture_output=True
+    )
     sha256 = hashlib.sha256(
         (tmp_path / "wheels" / "clashlib-1.0-py3-none-any.whl").read_bytes()
     ).hexdigest()
@@ -245,7 +355,10 @@ def test_the_lock_script_writes_the_hashes_that_an_install_checks(
     ]
     (tmp_path / "target.toml").write_text("[toolchain]\nrequirements = []\n")
     refused = subprocess.run(
-        [sys.executable, str(script), target.origin], capture_output=True, text=True, check=False
+        [sys.executable, str(LOCK_SCRIPT), target.origin],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert refused.returncode == 2
     assert "has no 'lock'" in refused.stderr
@@ -417,10 +530,10 @@ def test_a_stage_there_sees_edgekit_its_plugin_and_nothing_else_of_this_environm
     assert seen["edgekit"] == sys.modules["edgekit"].__file__
     missing = {name for name, what in seen["modules"].items() if what == "missing"}
     assert missing == {"numpy", "torch", "click", "pytest", "tests", "worker"}
-    # The entry points by which edgekit finds its engines are there, as here.
-    points = importlib.metadata.entry_points(group="edgekit.runtimes")
-    assert seen["runtimes"] == sorted(point.name for point in points)
-    assert "litert" in seen["runtimes"]
+    # The entry points by which edgekit finds its plug-ins are there, as here.
+    points = importlib.metadata.entry_points(group="edgekit.compilers")
+    assert seen["compilers"] == sorted(point.name for point in points)
+    assert "litert" in seen["compilers"]
 
 
 def test_a_lent_edgekit_opens_the_engines_that_an_environment_has(

@@ -462,3 +462,49 @@ def test_a_pattern_that_is_no_regular_expression_is_the_users_mistake():
     )
     with pytest.raises(StepError, match=r"'\(' is no regular expression"):
         audit_recipe("conv", "onnx", "static8", settings)
+
+
+def cell(operator, gates, stored):
+    """A recurrent layer; ``stored`` keeps its weights as INT8 with a scale, widened when loaded."""
+    rng = np.random.default_rng(0)
+    weights = {
+        name: rng.standard_normal((1, gates * 16, size)).astype(np.float32)
+        for name, size in (("w", 8), ("r", 16))
+    }
+    nodes = [onnx.helper.make_node(operator, ["x", "w", "r"], ["y"], hidden_size=16)]
+    constants = dict(weights)
+    if stored:
+        constants = {}
+        for name, value in weights.items():
+            scale = np.abs(value).max(axis=2, keepdims=True) / 127
+            constants[f"{name}_quantized"] = np.round(value / scale).astype(np.int8)
+            constants[f"{name}_scale"] = scale.astype(np.float32)
+            wide = f"{name}_wide"
+            cast = onnx.helper.make_node("Cast", [f"{name}_quantized"], [wide], to=1)
+            nodes[:0] = [cast, onnx.helper.make_node("Mul", [wide, f"{name}_scale"], [name])]
+    graph = onnx.helper.make_graph(
+        nodes,
+        "g",
+        [onnx.helper.make_tensor_value_info("x", 1, [4, 1, 8])],
+        [onnx.helper.make_tensor_value_info("y", 1, [4, 1, 1, 16])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    sets = [onnx.helper.make_opsetid("", 21)]
+    return onnx.helper.make_model(graph, opset_imports=sets, ir_version=10).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("operator", "gates", "settings"),
+    [("GRU", 3, DYNAMIC8), ("GRU", 3, STATIC8), ("LSTM", 4, STATIC8)],
+)
+def test_a_recurrent_layer_that_no_engine_runs_in_integers_is_noted(operator, gates, settings):
+    report = audit(cell(operator, gates, False), cell(operator, gates, True), settings)
+    assert report.is_accepted
+    assert kinds(report, "note") == {"float compute"}
+    assert figure(report, "compute_integer_share") == 0.0
+
+
+def test_an_lstm_that_could_have_run_in_integers_is_a_fallback():
+    report = audit(cell("LSTM", 4, False), cell("LSTM", 4, True), DYNAMIC8)
+    assert not report.is_accepted
+    assert kinds(report, "counted") == {"float compute"}

@@ -60,7 +60,7 @@ def surroundings(request: StageRequest, out: Path, reporter: Reporter) -> Mappin
         "pythonpath": os.environ.get("PYTHONPATH"),
         "edgekit": edgekit.__file__,
         "path": sys.path,
-        "runtimes": sorted(point.name for point in entry_points(group="edgekit.runtimes")),
+        "compilers": sorted(point.name for point in entry_points(group="edgekit.compilers")),
         "modules": modules,
     }
 

@@ -1,0 +1,67 @@
+"""Operators of a static INT8 .tflite that are better left in float, between layers in integers."""
+
+from collections.abc import Iterator, Sequence
+
+from edgekit.graph.model import Operator, Subgraph
+
+# XNNPACK, which runs LiteRT's models on phones and larger CPUs, has these as floats alone; as
+# integers they run one number after the other. Microseconds of 32 x 32 x 32 values between two
+# convolutions, integer and float (ai-edge-litert 2.3.0, one thread, x86-64 with VNNI, 2026-11):
+# DIV 1010 / 9, SQUARED_DIFFERENCE and RSQRT of a layer norm 320 / 50, HARD_SWISH 108 / 1,
+# RELU of its own 95 / 10, SQRT 70 / 1, SOFTMAX 70 / 20, AVERAGE_POOL_2D 22 / 1, GELU 7 / 1.
+_FASTER_AS_FLOATS = (
+    *("AVERAGE_POOL_2D", "DIV", "GELU", "HARD_SWISH", "RELU"),
+    *("RSQRT", "SOFTMAX", "SQRT", "SQUARED_DIFFERENCE"),
+)
+# Their inputs and results span orders of magnitude, which 256 steps do not hold: a variance, its
+# root, an exponential. With the arithmetic around them they are norms, softplus and mish: a conv
+# net with group, instance and layer norm gave 15% top-1 as integers, 75% as float (2026-11).
+_WIDE_RANGES = ("DIV", "EXP", "LOG", "POW", "RSQRT", "SQRT", "SQUARED_DIFFERENCE")
+_ARITHMETIC = (
+    *("ADD", "MAXIMUM", "MEAN", "MINIMUM", "MUL", "RESHAPE", "SELECT", "SELECT_V2", "SUB", "SUM"),
+    *("TANH", "TRANSPOSE", "NEG", "ABS", "SQUARE", "GREATER"),
+)
+
+
+def float_islands(subgraph: Subgraph) -> tuple[Operator, ...]:
+    """The operators to leave in float, in order.
+
+    Those that run faster so, and those of wide ranges with the arithmetic on both sides of them,
+    up to the next operator of another kind: a layer, an activation, an edge of the graph.
+    """
+    chosen = {item.index for item in subgraph.operators if item.name in _FASTER_AS_FLOATS}
+    links = _Links(subgraph)
+    for step in (links.before, links.after):
+        waiting = [item for item in subgraph.operators if item.name in _WIDE_RANGES]
+        seen = {item.index for item in waiting}
+        while waiting:
+            for item in step(waiting.pop()):
+                if item.name in (*_ARITHMETIC, *_WIDE_RANGES) and item.index not in seen:
+                    seen.add(item.index)
+                    waiting.append(item)
+        chosen |= seen
+    return tuple(item for item in subgraph.operators if item.index in chosen)
+
+
+class _Links:
+    """Which operators give and take each tensor."""
+
+    def __init__(self, subgraph: Subgraph) -> None:
+        self._makers = {index: item for item in subgraph.operators for index in item.outputs}
+        self._readers: dict[int, list[Operator]] = {}
+        for item in subgraph.operators:
+            for index in item.inputs:
+                self._readers.setdefault(index, []).append(item)
+
+    def before(self, item: Operator) -> Iterator[Operator]:
+        """The operators whose results this one reads."""
+        return (self._makers[index] for index in item.inputs if index in self._makers)
+
+    def after(self, item: Operator) -> Iterator[Operator]:
+        """The operators that read this one's results."""
+        return (reader for index in item.outputs for reader in self._readers.get(index, ()))
+
+
+def names_of(operators: Sequence[Operator]) -> tuple[str, ...]:
+    """The kinds of these operators, each once, in alphabetical order."""
+    return tuple(sorted({item.name for item in operators}))
