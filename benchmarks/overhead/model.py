@@ -1,4 +1,4 @@
-"""A convolution network that takes about a millisecond, float and INT8, as sealed bundles."""
+"""A convolution network that takes about a millisecond, float, INT8 and ONNX, as sealed bundles."""
 
 # ruff: noqa: PLC0415 -- the measured process imports what it measures, when it does
 import io
@@ -24,13 +24,18 @@ from edgekit.core.strategy import Strategy
 from edgekit.core.verdict import EvidenceKind, Limit, Sense, deliver_verdict
 
 # Sides of the picture at which the network takes about a millisecond on one x86 core of 2024.
-SIZES = {"float": 72, "int8": 128}
+SIZES = {"float": 72, "int8": 128, "onnx": 72}
+# Format, engine and package.
+RUNTIMES = {
+    "litert": ("tflite", "litert", "ai-edge-litert"),
+    "onnx": ("onnx", "onnx", "onnxruntime"),
+}
 CLASSES = 10
 WIDTHS = (3, 24, 48, 48)
 
 
 def make_model(folder: Path, precision: str) -> bytes:
-    """The network as a float or as a static INT8 .tflite."""
+    """The network as a float .tflite, a static INT8 one, or a float .onnx."""
     import litert_torch
     import torch
     from torch import nn
@@ -44,6 +49,9 @@ def make_model(folder: Path, precision: str) -> bytes:
     layers.insert(4, nn.MaxPool2d(2))
     network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, CLASSES))
     shape = (1, 3, SIZES[precision], SIZES[precision])
+    if precision == "onnx":
+        program = torch.onnx.export(network.eval(), (torch.zeros(*shape),), dynamo=True)
+        return program.model_proto.SerializeToString()
     path = folder / "float.tflite"
     litert_torch.convert(network.eval(), (torch.zeros(*shape),)).export(str(path))
     return path.read_bytes() if precision == "float" else quantized(path, shape)
@@ -64,8 +72,10 @@ def quantized(path: Path, shape: tuple[int, ...]) -> bytes:
     return out.read_bytes()
 
 
-def seal_model(out: Path, content: bytes, size: int) -> Path:
+def seal_model(out: Path, content: bytes, precision: str) -> Path:
     """A bundle around one of them."""
+    size = SIZES[precision]
+    form, runtime, package = RUNTIMES["onnx" if precision == "onnx" else "litert"]
     shape = (1, 3, size, size)
     limit = Limit(
         figure="artifact_bytes",
@@ -77,15 +87,15 @@ def seal_model(out: Path, content: bytes, size: int) -> Path:
     figure = exact("artifact_bytes", float(len(content)), "bytes", "size of the file")
     names = {"image": "golden/inputs/image.npy", "scores": "golden/outputs/scores.npy"}
     files = {
-        "model/model.tflite": content,
+        f"model/model.{form}": content,
         names["image"]: _npy(np.zeros(shape, np.float32)),
         names["scores"]: _npy(np.zeros((1, CLASSES), np.float32)),
     }
     artifact = Artifact(
-        format="tflite",
-        runtime="litert",
-        entry="model/model.tflite",
-        precision="int8",
+        format=form,
+        runtime=runtime,
+        entry=f"model/model.{form}",
+        precision="int8" if precision == "int8" else "float32",
         inputs=(Binding(name="image", position=0),),
         outputs=(Binding(name="scores", position=0),),
     )
@@ -101,7 +111,7 @@ def seal_model(out: Path, content: bytes, size: int) -> Path:
         schema=SCHEMA,
         name="overhead",
         device="laptop",
-        target="litert",
+        target=runtime,
         components=(Component(name="model", artifact=artifact, contract=contract),),
         files=(),
         golden=Golden(
@@ -119,7 +129,7 @@ def seal_model(out: Path, content: bytes, size: int) -> Path:
         metric="none",
         versions={},
         toolchain="",
-        minimum_runtime={"ai-edge-litert": "2.1.0"},
+        minimum_runtime={package: "1.0"},
     )
     verdict = deliver_verdict((limit,), {figure.name: figure})
     host = Host(system="", machine="", processor="", cores=1, ram_bytes=0, features=())

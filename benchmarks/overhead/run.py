@@ -3,7 +3,8 @@
 - ``session_run``: ``Session.run`` against the raw LiteRT interpreter that does the same scaling,
   on a model of about a millisecond, float and INT8. Limit 1.05.
 - ``import_runtime``: ``import edgekit.runtime`` against importing numpy plus the engine. 1.3.
-- ``import_all``: all that the first ``open`` imports, engine included, against the same. No limit.
+- ``import_litert``, ``import_onnx``: all that ``edgekit.open`` of a bundle imports (as an open was
+  seen to do), engine included, against importing numpy plus that engine. 1.3.
 - ``help``: ``edgekit --help`` against importing click and rich. 1.3.
 
 Both sides of a ratio take turns, so that a busy machine disturbs them alike; the ratio is of the
@@ -12,6 +13,7 @@ fastest runs, and of the medians. Run: ``python benchmarks/overhead/run.py [--qu
 
 # ruff: noqa: PLC0415 -- the measured process imports what it measures, when it does
 import argparse
+import compileall
 import contextlib
 import json
 import os
@@ -29,10 +31,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 Work = Callable[[], object]
+ENGINES = {
+    "litert": "from ai_edge_litert.interpreter import Interpreter",
+    "onnx": "import onnxruntime",
+}
 LIMITS = {
     "session_run_float": 1.05,
     "session_run_int8": 1.05,
     "import_runtime": 1.3,
+    "import_litert": 1.3,
+    "import_onnx": 1.3,
     "help": 1.3,
 }
 
@@ -95,14 +103,41 @@ def session_runs(folder: Path, repeats: int) -> dict[str, dict[str, float]]:
     from benchmarks.overhead.model import SIZES, make_model, seal_model
 
     results = {}
-    for name, size in SIZES.items():
-        content = make_model(folder, name)
+    for name in ("float", "int8"):
+        content, size = make_model(folder, name), SIZES[name]
         rows = np.random.default_rng(0).standard_normal((1, 3, size, size)).astype(np.float32)
-        with edgekit.runtime.open(seal_model(folder / name, content, size)) as session:
+        with edgekit.runtime.open(seal_model(folder / name, content, name)) as session:
             raw = raw_run(content, rows)
             np.testing.assert_allclose(session.run(rows)["scores"], raw(), rtol=1e-5, atol=1e-6)
             inputs = {"image": rows}
             results[f"session_run_{name}"] = in_turns(lambda: session.run(inputs), raw, repeats)  # noqa: B023
+    return results
+
+
+def modules_of(code: str) -> list[str]:
+    """What is imported when ``code`` has run, in the order in which it was begun."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys\n{code}\nprint(); print(*sys.modules)"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout.splitlines()[-1].split()
+
+
+def open_imports(folder: Path, repeats: int) -> dict[str, dict[str, float]]:
+    """The imports of opening a bundle against those of its engine, for both engines."""
+    from benchmarks.overhead.model import make_model, seal_model
+
+    seal_model(folder / "onnx", make_model(folder, "onnx"), "onnx")
+    results = {}
+    for name, bundle in (("litert", "float"), ("onnx", "onnx")):
+        alone = f"import numpy; {ENGINES[name]}"
+        seen = modules_of(f"import edgekit; edgekit.open({str(folder / bundle)!r})")
+        ours = " ".join(sorted(set(seen) - set(modules_of(alone)), key=seen.index))
+        code = f"{alone}\nfrom importlib import import_module\n"
+        code += f"for name in {ours!r}.split(): import_module(name)"
+        results[f"import_{name}"] = in_turns(python(code), python(alone), repeats)
     return results
 
 
@@ -111,19 +146,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the repeats")
     share = 10 if parser.parse_args().quick else 1
+    starts = 100 // share
+    # As pip leaves an installed package, also where this environment writes no bytecode.
+    compileall.compile_dir(Path(__file__).parents[2] / "edgekit", quiet=1)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with contextlib.redirect_stdout(sys.stderr):
             table = session_runs(Path(folder), 2000 // share)
-    engine = "from ai_edge_litert.interpreter import Interpreter"
-    starts = 100 // share
+            table |= open_imports(Path(folder), starts)
     table["import_runtime"] = in_turns(
-        python("import edgekit.runtime"), python(f"import numpy; {engine}"), starts
-    )
-    table["import_all"] = in_turns(
-        python("import edgekit.runtime.session, edgekit.runtime.litert, importlib.metadata"),
-        python(f"import numpy; {engine}"),
-        starts,
+        python("import edgekit.runtime"), python(f"import numpy; {ENGINES['litert']}"), starts
     )
     table["help"] = in_turns(
         python(

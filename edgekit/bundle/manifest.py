@@ -12,7 +12,7 @@ from edgekit.core.artifact import Artifact, FileEntry
 from edgekit.core.codec import canonical_json
 from edgekit.core.contract import Contract
 from edgekit.core.figure import Figure
-from edgekit.core.strategy import Strategy
+from edgekit.core.planned import Strategy
 from edgekit.core.verdict import Limit, Verdict
 
 SCHEMA = 1
@@ -41,8 +41,9 @@ class Lineage:
     """Where a bundle comes from, by sha256.
 
     model: graph and weights. source: the workload's file, or the model file. calibration,
-    evaluation, selection: the samples in order ("" for a set that there is none of). files: the
-    profile's and the target's TOML by their path in the catalog. stages: in order of work.
+    evaluation, selection, training, unlabelled: the samples in order ("" for a set that there is
+    none of, or that no step learned from). files: the profile's and the target's TOML by their path
+    in the catalog. stages: in order of work.
     """
 
     model: str
@@ -50,8 +51,24 @@ class Lineage:
     calibration: str
     evaluation: str
     selection: str = ""
+    training: str = ""
+    unlabelled: str = ""
     files: dict[str, str] = field(default_factory=dict)
     stages: tuple[StageRecord, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRecord:
+    """What the model was after one step, in counts that are the same everywhere.
+
+    bytes: of the float weights after a step on the module, of the file after a step on the graph.
+    parameters, macs: 0 where a step on the graph leaves them as they were.
+    """
+
+    name: str
+    bytes: int
+    parameters: int = 0
+    macs: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +106,7 @@ class Manifest:
     versions: dict[str, str]
     toolchain: str
     minimum_runtime: dict[str, str]
+    steps: tuple[StepRecord, ...] = ()
     anti_patterns: tuple[str, ...] = ()
     license: str = ""
     description: str = ""
@@ -116,11 +134,19 @@ class Host:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StepFigures:
+    """What the model was after one step, as it was measured, and how long the step took."""
+
+    name: str
+    figures: tuple[Figure, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """Figures of one bundle on one machine, and what they were judged to mean.
 
-    step_figures: by step name, what the model was after it. audit: a line for everything that is
-    not what the strategy asked. notes: what was said aloud in the build.
+    steps: the float model, and what it was after each step, in order. audit: a line for everything
+    that is not what the strategy asked. notes: what was said aloud in the build.
     """
 
     schema: int
@@ -131,4 +157,4 @@ class Evidence:
     audit: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     created: str = ""
-    step_figures: dict[str, tuple[Figure, ...]] = field(default_factory=dict)
+    steps: tuple[StepFigures, ...] = ()

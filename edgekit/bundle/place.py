@@ -13,7 +13,7 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -147,15 +147,27 @@ def place(made: Path, out: Path, *, force: bool) -> None:
 
     Raises: OutputError when something is there and may not be replaced.
     """
-    with output_faults(out):
-        is_taken = os.path.lexists(out)
-        if is_taken and not force:
-            raise OutputError(f"{out}: exists; --force replaces it")
-        if is_taken:
-            _exchange(made, out)
-        else:
-            _move(made, out)
-        sync_path(out.parent)
+    place_all(((made, out),), force=force)
+
+
+def place_all(moves: Sequence[tuple[Path, Path]], *, force: bool) -> None:
+    """``place`` for several, each in one step and with nothing done between the steps."""
+    for made, out in moves:
+        with output_faults(out):
+            _put(made, out, force=force)
+    for _, out in moves:
+        with output_faults(out):
+            sync_path(out.parent)
+
+
+def _put(made: Path, out: Path, *, force: bool) -> None:
+    is_taken = os.path.lexists(out)
+    if is_taken and not force:
+        raise OutputError(f"{out}: exists; --force replaces it")
+    if is_taken:
+        _exchange(made, out)
+    else:
+        _move(made, out)
 
 
 def _move(made: Path, out: Path) -> None:
@@ -198,6 +210,8 @@ def restore(out: Path) -> None:
             aside.rename(out)
         elif aside.is_dir() and not aside.is_symlink():
             shutil.rmtree(aside)
+        else:
+            aside.unlink()
 
 
 def _renameat2(source: Path, target: Path, flags: int) -> bool:

@@ -8,11 +8,13 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
+from edgekit.bundle.beside import zip_path
 from edgekit.bundle.documents import MAXIMUM_DOCUMENT_BYTES, encode_evidence, normalised
 from edgekit.bundle.manifest import Evidence, Manifest
 from edgekit.bundle.paths import DOCUMENTS, EVIDENCE_NAME, MANIFEST_NAME, collision, path_fault
@@ -20,6 +22,7 @@ from edgekit.bundle.place import (
     nearest_folder,
     output_faults,
     place,
+    place_all,
     remove_leftovers,
     restore,
     sync_folder,
@@ -43,14 +46,18 @@ def seal_bundle(
     evidence_for: Callable[[str], Evidence],
     *,
     force: bool = False,
+    zip_out: Path | None = None,
 ) -> VerifiedBundle:
     """Write a bundle at ``out`` and return it as a reader sees it.
 
     manifest.files is filled in from ``files``, which maps paths in the bundle to content.
-    evidence_for is called once, with the bundle_id, when all files are written.
+    evidence_for is called once, with the bundle_id, when all files are written. zip_out: where it
+    is also written as one zip; both are whole before either is put in place, the folder first.
     Raises: OutputError for the place, BundleError for a bundle that would not open.
     """
     check_output(out, force=force)
+    if zip_out is not None:
+        check_zip_output(zip_out, force=force)
     _check_paths(files)
     with work_folder(out) as work:
         with output_faults(out):
@@ -62,7 +69,11 @@ def seal_bundle(
             _write(work, EVIDENCE_NAME, encode_evidence(evidence))
             sync_folder(work)
         bundle = verify_source(FolderSource(work, name=str(out)))
-        place(work, out, force=force)
+        if zip_out is None:
+            place(work, out, force=force)
+        else:
+            with _zip_work(bundle, zip_out) as made:
+                place_all(((work, out), (made, zip_out)), force=force)
     return bundle
 
 
@@ -80,7 +91,8 @@ def check_output(out: Path, *, force: bool) -> None:
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, f"'{folder}' cannot be written")
     restore(out)
-    remove_leftovers(out)
+    for made in (out, zip_path(out)):
+        remove_leftovers(made)
     if not os.path.lexists(out):
         return
     if not force:
@@ -163,15 +175,21 @@ def pack(bundle: Path, out: Path, *, force: bool = False) -> None:
     """
     verified = verify_bundle(bundle)
     check_zip_output(out, force=force)
-    contents = {**verified.contents, **_documents(verified)}
+    with _zip_work(verified, out) as made:
+        place(made, out, force=force)
+
+
+@contextmanager
+def _zip_work(bundle: VerifiedBundle, out: Path) -> Iterator[Path]:
+    """A bundle's zip, whole, in a work folder beside ``out``; gone afterwards unless placed."""
     with work_folder(out) as work:
         made = work / "bundle.zip"
         with output_faults(out):
             with made.open("xb") as file:
-                for piece in encode_zip(contents):
+                for piece in encode_zip({**bundle.contents, **_documents(bundle)}):
                     file.write(piece)
             sync_path(made)
-        place(made, out, force=force)
+        yield made
 
 
 def unpack(bundle: Path, out: Path, *, force: bool = False) -> VerifiedBundle:
@@ -195,6 +213,7 @@ def check_zip_output(out: Path, *, force: bool) -> None:
 
     Raises: OutputError when something is there, other than a bundle's zip under ``force``.
     """
+    restore(out)
     if not os.path.lexists(out):
         return
     if out.is_symlink() or not out.is_file():

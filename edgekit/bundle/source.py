@@ -1,9 +1,12 @@
-"""Where a bundle's bytes come from: a folder or memory. Each file is read once, whole."""
+"""Where a bundle's bytes come from: a folder or memory. Each file is read once, whole.
+
+Paths are joined as strings: in Python 3.11 pathlib brings urllib along, and an app that opens a
+bundle would wait for it.
+"""
 
 import os
 import stat
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Protocol
 
 from edgekit.core.errors import BundleError
@@ -57,10 +60,10 @@ class MemorySource:
 class FolderSource:
     """Files in a folder; links are refused, not followed."""
 
-    def __init__(self, folder: Path, *, name: str = "") -> None:
+    def __init__(self, folder: str | os.PathLike[str], *, name: str = "") -> None:
         """Files in ``folder``, under the name that messages give it."""
-        self.name = name or str(folder)
-        self._folder = folder
+        self._folder = os.fspath(folder)
+        self.name = name or self._folder
 
     def paths(self) -> list[str]:
         """The paths of all files, sorted."""
@@ -71,7 +74,7 @@ class FolderSource:
             raise BundleError(f"{self.name}: cannot be listed: {fault}") from fault
         return sorted(found)
 
-    def _walk(self, folder: Path, prefix: str, found: list[str]) -> None:
+    def _walk(self, folder: str, prefix: str, found: list[str]) -> None:
         is_empty = True
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -80,7 +83,7 @@ class FolderSource:
                 if entry.is_symlink():
                     raise BundleError(f"{self.name}: {path!r} is a symbolic link")
                 if entry.is_dir(follow_symlinks=False):
-                    self._walk(folder / entry.name, f"{path}/", found)
+                    self._walk(entry.path, f"{path}/", found)
                 elif entry.is_file(follow_symlinks=False):
                     found.append(path)
                 else:
@@ -93,7 +96,7 @@ class FolderSource:
     def read(self, path: str, *, maximum_bytes: int) -> bytes:
         """The content of one file."""
         try:
-            descriptor = os.open(self._folder / path, _OPEN_FLAGS)
+            descriptor = os.open(f"{self._folder}/{path}", _OPEN_FLAGS)
             with os.fdopen(descriptor, "rb") as file:
                 status = os.fstat(descriptor)
                 if not stat.S_ISREG(status.st_mode):

@@ -9,7 +9,6 @@ import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal, get_args
 
 from edgekit.bundle.documents import MAXIMUM_DOCUMENT_BYTES, decode_evidence, decode_manifest
@@ -17,7 +16,6 @@ from edgekit.bundle.manifest import Evidence, Manifest
 from edgekit.bundle.paths import DOCUMENTS, EVIDENCE_NAME, MANIFEST_NAME
 from edgekit.bundle.rules import manifest_fault
 from edgekit.bundle.source import FolderSource, MemorySource, Source
-from edgekit.bundle.zipped import decode_zip
 from edgekit.core.artifact import FileEntry
 from edgekit.core.codec import nearest
 from edgekit.core.errors import BundleError
@@ -49,7 +47,9 @@ class VerifiedBundle:
         return self.contents[path]
 
 
-def open_bundle(path: Path | str, *, require: Requirement | None = None) -> VerifiedBundle:
+def open_bundle(
+    path: str | os.PathLike[str], *, require: Requirement | None = None
+) -> VerifiedBundle:
     """A verified bundle whose standing is at least ``require``.
 
     Raises: BundleError with the limits that are pending or waived where proof is required.
@@ -62,12 +62,12 @@ def open_bundle(path: Path | str, *, require: Requirement | None = None) -> Veri
     return bundle
 
 
-def verify_bundle(path: Path | str) -> VerifiedBundle:
+def verify_bundle(path: str | os.PathLike[str]) -> VerifiedBundle:
     """Everything that can be checked of a bundle, a folder or a zip, checked.
 
     Raises: BundleError, and nothing else, with the file and what is wrong with it.
     """
-    return verify_source(_source_of(Path(path)))
+    return verify_source(_source_of(os.fspath(path)))
 
 
 def verify_source(source: Source) -> VerifiedBundle:
@@ -91,15 +91,17 @@ def verify_source(source: Source) -> VerifiedBundle:
     )
 
 
-def _source_of(path: Path) -> Source:
-    name = str(path)
+def _source_of(name: str) -> Source:
     try:
-        mode = path.stat().st_mode
+        mode = os.stat(name).st_mode  # noqa: PTH116 -- without pathlib, as in `source`
         if stat.S_ISDIR(mode):
-            return FolderSource(path)
+            return FolderSource(name)
         if not stat.S_ISREG(mode):
             raise BundleError(f"{name}: neither a folder nor a zip file")
-        with path.open("rb") as file:
+        # Imported here: a folder needs it not, and a session should open no slower for it.
+        from edgekit.bundle.zipped import decode_zip  # noqa: PLC0415
+
+        with open(name, "rb") as file:  # noqa: PTH123
             size_bytes = os.fstat(file.fileno()).st_size
             return MemorySource(name, decode_zip(file, size_bytes, where=name))
     except FileNotFoundError as fault:

@@ -229,9 +229,10 @@ def _read_steps(node: Node) -> tuple[Step, ...]:
     if not steps:
         fail(node, "[strategy] has no steps; state at least one [[strategy.step]]")
     found = tuple(_read_step(item) for item in steps)
-    for index, step in enumerate(found):
-        if step.name in [earlier.name for earlier in found[:index]]:
-            fail(steps[index], f"step '{step.name}' stands twice in [strategy]")
+    quantizing = [index for index, step in enumerate(found) if step.name == "quantize"]
+    if len(quantizing) > 1:
+        # Other steps may come again: prune, distil, prune a little more.
+        fail(steps[quantizing[1]], "step 'quantize' stands twice in [strategy]")
     return found
 
 

@@ -75,7 +75,8 @@ _WISHES = (
         "settings",
         multiple=True,
         type=StepSetting(),
-        help="Another setting of a step: --set quantize.activations=static. May be repeated.",
+        help="Another setting of a step: --set quantize.activations=static, "
+        "--set distil.train.epochs=20. May be repeated.",
     ),
     click.option(
         "--strict",
@@ -157,7 +158,14 @@ def asked_options(
     """The options of a plan or build from what was typed; of two that clash the later counts."""
     by_step: dict[str, dict[str, object]] = {}
     for step, key, value in settings:
-        by_step.setdefault(step, {})[key] = value
+        place = by_step.setdefault(step, {})
+        *tables, last = key.split(".")
+        for table in tables:
+            inner = place.get(table)
+            if not isinstance(inner, dict):
+                inner = place[table] = {}
+            place = inner
+        place[last] = value
     return BuildOptions(
         allow=tuple(dict.fromkeys(allow)),
         limits=dict(limits),

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from edgekit.cli.options import NamedPercent, force_option, json_option
-from edgekit.cli.output import say, say_json
+from edgekit.cli.output import remark, say, say_json
 from edgekit.cli.verb import Verb
 from edgekit.core.errors import BudgetError
 
@@ -67,17 +67,22 @@ def verify_command(bundle: Path, require: Any, *, is_tested: bool, is_json: bool
 
     Holds every file of BUNDLE (a folder or a zip) against the manifest's hashes, the manifest
     against its own rules, and the verdict against the figures. Exit code 6 where anything is not
-    as it should be.
+    as it should be. A folder beside another bundle's zip, or the other way round, is named.
     """
+    from edgekit.bundle.beside import fault_beside
     from edgekit.bundle.verify import open_bundle
 
     found = open_bundle(bundle, require=require)
+    beside = fault_beside(bundle, found.bundle_id)
     standing = found.evidence.verdict.standing.value
     result: dict[str, Any] = {
         "bundle_id": found.bundle_id,
         "standing": standing,
         "files": len(found.contents),
     }
+    if beside:
+        result["beside"] = beside
+        remark("warning", f"{bundle}: {beside}")
     if is_tested:
         from edgekit.cli.use import self_test
 

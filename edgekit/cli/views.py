@@ -21,6 +21,7 @@ from edgekit.flow.results import (
 from edgekit.flow.toolchain import ToolchainStatus
 from edgekit.report.figures import figure_table, figure_value
 from edgekit.report.parts import bullets, pairs, table
+from edgekit.report.steps import step_table
 from edgekit.report.strategy import skipped_steps, strategy_table
 from edgekit.report.verdict import VerdictTable, standing_line
 
@@ -41,6 +42,7 @@ def build_view(result: BuildResult) -> Iterator[RenderableType]:
     yield VerdictTable(result.verdict)
     yield Text()
     yield standing_line(result.verdict)
+    yield step_table(result.evidence.steps)
     yield skipped_steps(manifest.strategy)
     yield bullets("Audit: not what the strategy asked", result.evidence.audit)
     yield bullets("Known weaknesses", manifest.anti_patterns)

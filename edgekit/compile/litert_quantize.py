@@ -22,6 +22,8 @@ with silence():
     try:
         from ai_edge_quantizer import calibrator, qtyping, quantizer, recipe_manager
         from ai_edge_quantizer.utils import qsv_utils
+
+        from edgekit.compile.litert_zeros import zeros_scaled
     except ImportError as missing:
         raise MissingDependencyError(
             f"quantizing a .tflite needs ai-edge-quantizer, which cannot be imported ({missing}): "
@@ -65,7 +67,7 @@ def quantize_model(
         if recipe.is_static:
             statistics = _calibrate(content, artifact, graph, work, dataset, reporter)
         reporter.progress("writing the quantized model", 0.95)
-        with silence():
+        with silence(), zeros_scaled():
             result = work.quantize(statistics, enable_progress_report=False)
     except _REFUSALS as error:
         raise StepError(

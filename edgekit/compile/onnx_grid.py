@@ -41,8 +41,15 @@ def int4_scales(weight: Array, axis: int) -> Array:
 
 
 def _positive(values: Array) -> Array:
-    # A channel of zeros (pruned) needs a scale that is not zero; which one does not matter.
-    return np.where(values > 0, values, 1).astype(np.float32)
+    # A channel of zeros (pruned) has no scale of its own, and its bias is stored in steps of it:
+    # that of the largest channel makes them as fine as others are.
+    largest = values.max(initial=0) or 1
+    return np.where(values > 0, values, largest).astype(np.float32)
+
+
+def has_zero_channel(weight: Array, axis: int) -> bool:
+    """Whether all weights of some channel are zero."""
+    return bool((~channel_rows(weight, axis).any(axis=1)).any())
 
 
 def round_to_grid(weight: Array, scales: Array, axis: int, low: int, high: int) -> Array:

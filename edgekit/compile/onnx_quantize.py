@@ -129,6 +129,7 @@ def _to_static(work: Work, samples: Samples) -> tuple[onnx.ModelProto, list[str]
     matrices = work.pick("int4", kinds=STATIC_KINDS)
     ours = {layer.node for layer in work.pick("int8", "int4", kinds=STATIC_KINDS)}
     plan = StaticPlan(
+        int8=work.pick("int8", kinds=STATIC_KINDS),
         int4=matrices,
         excluded=tuple(
             node.name

@@ -1,6 +1,5 @@
 """Static integers: ranges of activations from calibration, then QDQ by ONNX Runtime's quantizer."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+from numpy.typing import NDArray
 from onnxruntime.quantization import (
     QuantFormat,
     QuantType,
@@ -15,7 +15,7 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
-from edgekit.compile.onnx_grid import int4_scales
+from edgekit.compile.onnx_grid import has_zero_channel, int4_scales, int8_scales
 from edgekit.compile.onnx_layers import Layer
 from edgekit.compile.onnx_model import array_of, explained, initializers, open_session
 from edgekit.compile.onnx_ranges import Samples, calibrate
@@ -30,8 +30,9 @@ _OPERATORS = sorted(set(QLinearOpsRegistry) | set(QDQRegistry) - {"Gather"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StaticPlan:
-    """What the static quantizer is to do: weights by name at 8 and at 4 bits, nodes left float."""
+    """What the static quantizer is to do: layers at 8 and at 4 bits, nodes left float."""
 
+    int8: tuple[Layer, ...]
     int4: tuple[Layer, ...]
     excluded: tuple[str, ...]
 
@@ -76,24 +77,32 @@ def quantize(
             activation_type=QuantType.QUInt8 if settings.is_unsigned else QuantType.QInt8,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=sorted(plan.excluded),
-            extra_options={"TensorQuantOverrides": _int4_overrides(model, plan.int4)},
+            extra_options={"TensorQuantOverrides": _overrides(model, plan, settings)},
         )
     return onnx.load_model(result)
 
 
-def _int4_overrides(
-    model: onnx.ModelProto, layers: Sequence[Layer]
+def _overrides(
+    model: onnx.ModelProto, plan: StaticPlan, settings: Quantize
 ) -> dict[str, list[dict[str, Any]]]:
-    constants = initializers(model)
-    return {
-        layer.weight: [
-            {
-                "axis": layer.axis,
-                "quant_type": QuantType.QInt4,
-                "scale": scale,
-                "zero_point": np.array(0, np.int8),
-            }
-            for scale in int4_scales(array_of(constants[layer.weight]), layer.axis)
-        ]
-        for layer in layers
-    }
+    """Scales that are not left to ONNX Runtime: of 4 bits, and where a channel is all zeros.
+
+    It would give such a channel the scale 1, and its bias steps of the input's scale (1.31.1).
+    """
+    constants, found = initializers(model), {}
+    for layer in plan.int4:
+        scales = int4_scales(array_of(constants[layer.weight]), layer.axis)
+        found[layer.weight] = _fixed(scales, QuantType.QInt4, layer.axis)
+    for layer in plan.int8:
+        weight = array_of(constants[layer.weight])
+        if has_zero_channel(weight, layer.axis):
+            scales = int8_scales(weight, layer.axis, is_range_reduced=settings.is_range_reduced)
+            found[layer.weight] = _fixed(scales, QuantType.QInt8, layer.axis)
+    return found
+
+
+def _fixed(scales: NDArray[Any], kind: QuantType, axis: int) -> list[dict[str, Any]]:
+    zero = np.array(0, np.int8)
+    return [
+        {"axis": axis, "quant_type": kind, "scale": scale, "zero_point": zero} for scale in scales
+    ]

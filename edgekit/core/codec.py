@@ -5,7 +5,6 @@ of another type is an error that names the place and suggests the nearest allowe
 dataclasses are told apart by the class variable ``kind`` of each.
 """
 
-import difflib
 import hashlib
 import json
 import math
@@ -60,6 +59,9 @@ def digest_of(value: Any) -> str:
 
 def nearest(name: str, allowed: Sequence[str]) -> str:
     """``; did you mean 'x'?`` where a name is close to an allowed one, else the allowed names."""
+    # Imported here: only a message needs it, and every bundle that is opened imports this module.
+    import difflib  # noqa: PLC0415
+
     close = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
     if close:
         return f"; did you mean '{close[0]}'?"

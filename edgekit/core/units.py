@@ -20,7 +20,7 @@ MILLISECOND_UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 HERTZ_UNITS = {"Hz": 1, "kHz": 10**3, "MHz": 10**6, "GHz": 10**9}
 POINT_UNITS = {"point": 1.0, "points": 1.0}
 
-_QUANTITY = re.compile(
+_QUANTITY = (
     r"^\s*([0-9]{1,18}(?:_[0-9]{3})*(?:\.[0-9]{1,18})?(?:e[+-]?[0-9]{1,2})?)\s*([A-Za-z]+)\s*$"
 )
 
@@ -30,7 +30,7 @@ def parse_quantity(text: str, units: dict[str, float] | dict[str, int]) -> float
 
     Raises: InputError when the text is no number with one of the units; it lists them.
     """
-    match = _QUANTITY.match(text)
+    match = re.match(_QUANTITY, text)
     if match is None or match.group(2) not in units:
         allowed = ", ".join(units)
         raise InputError(f"'{text}' is not a quantity; write a number and one of: {allowed}")

@@ -4,7 +4,7 @@ The fields are typed loosely on purpose: a model is a ``torch.nn.Module`` or a
 ``torch.export.ExportedProgram``, and this module must import without torch.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,13 @@ class Workload:
     ``(outputs, targets) -> score a sample`` (higher is better).
     has_dynamic_batch: the artifact takes any batch size.
     limits: bounds by figure name that replace the profile's, in the figure's unit.
-    training, loss, student, unlabelled: for steps that train.
+    training, unlabelled: samples for steps that train; like the others they are read once and kept
+    on disk, and each epoch takes them in another order. augment: changes training inputs at random,
+    by name ("flip, crop:4") or as a callable ``(inputs, generator) -> inputs`` on a batch. loss: a
+    callable ``(outputs, targets) -> loss``; None is the one that goes with the metric. student: a
+    callable that makes a new, smaller model with the same inputs and outputs. teachers: more
+    models to learn from beside ``model``. trainer: a training loop of your own,
+    ``(model, batches, loss_of) -> None``.
     """
 
     name: str
@@ -41,6 +47,9 @@ class Workload:
     training: Iterable[Any] | None = None
     unlabelled: Iterable[Any] | None = None
     loss: Callable[..., Any] | None = None
+    augment: str | Callable[..., Any] | None = None
     student: Callable[[], Any] | None = None
+    teachers: Sequence[Any] = ()
+    trainer: Callable[..., None] | None = None
     license: str = ""
     description: str = ""

@@ -1,7 +1,7 @@
 """Metrics of a model's outputs, and intervals of what compression changed in them.
 
-``metrics`` resolves what a workload asks for; ``builtin`` holds the metrics known by name and
-``foreign`` adapts torchmetrics and callables; ``paired`` holds two models against each other on
+``metrics`` resolves what a workload asks for, torchmetrics and callables among it; ``builtin``
+holds the metrics known by name; ``paired`` holds two models against each other on
 the same samples; ``intervals`` and ``quantiles`` are the statistics. Arrays in, figures out: this
 room reads no files and imports only ``core`` and numpy.
 

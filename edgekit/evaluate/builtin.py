@@ -5,6 +5,7 @@ a sample's score is then the mean over its positions. A label of -100 marks a po
 not count, as PyTorch's cross-entropy has it.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,14 +27,16 @@ IGNORED_LABEL = -100
 class Builtin:
     """What is known of a metric by name.
 
-    score: of outputs, target and the float model's outputs. is_bounded: scores lie in 0..1, so a
-    difference of them is told in points.
+    score: of outputs, target and the float model's outputs. is_bounded: scores are told on a scale
+    of 0..1, so a difference of them is told in points. lowest, highest: no score lies outside.
     """
 
     score: PerSample
     needs_target: bool
     is_bounded: bool
     higher_is_better: bool
+    lowest: float
+    highest: float = math.inf
 
 
 def top_k(outputs: Outputs, target: Array | None, *, k: int) -> Scores:
@@ -48,7 +51,8 @@ def top_k(outputs: Outputs, target: Array | None, *, k: int) -> Scores:
     safe = np.where(labels == IGNORED_LABEL, 0, labels)
     own = np.take_along_axis(scores, safe[..., None], axis=-1)
     is_before = np.arange(scores.shape[-1]) < safe[..., None]
-    rank = np.sum((scores > own) | ((scores == own) & is_before), axis=-1)
+    # Not "scores > own": a NaN is greater than nothing, and would make every class the first.
+    rank = np.sum(~(scores <= own) | ((scores == own) & is_before), axis=-1)
     return _mean_of_counted((rank < k).astype(np.float64), labels)
 
 
@@ -114,12 +118,36 @@ def _top_5(outputs: Outputs, target: Array | None, _: Outputs) -> Scores:
     return top_k(outputs, target, k=5)
 
 
+def _share(score: PerSample) -> Builtin:
+    return Builtin(
+        score=score,
+        needs_target=True,
+        is_bounded=True,
+        higher_is_better=True,
+        lowest=0.0,
+        highest=1.0,
+    )
+
+
+def _loss(score: PerSample) -> Builtin:
+    return Builtin(
+        score=score, needs_target=True, is_bounded=False, higher_is_better=False, lowest=0.0
+    )
+
+
 BUILTINS: Mapping[str, Builtin] = {
-    "top-1": Builtin(score=_top_1, needs_target=True, is_bounded=True, higher_is_better=True),
-    "top-5": Builtin(score=_top_5, needs_target=True, is_bounded=True, higher_is_better=True),
-    "cosine": Builtin(score=cosine, needs_target=False, is_bounded=True, higher_is_better=True),
-    "mae": Builtin(score=mae, needs_target=True, is_bounded=False, higher_is_better=False),
-    "nll": Builtin(score=nll, needs_target=True, is_bounded=False, higher_is_better=False),
+    "top-1": _share(_top_1),
+    "top-5": _share(_top_5),
+    "cosine": Builtin(
+        score=cosine,
+        needs_target=False,
+        is_bounded=True,
+        higher_is_better=True,
+        lowest=-1.0,
+        highest=1.0,
+    ),
+    "mae": _loss(mae),
+    "nll": _loss(nll),
 }
 
 

@@ -7,7 +7,7 @@ variation at all, the interval says what that many samples can exclude.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,14 @@ class Interval:
             low=self.low * factor,
             high=self.high * factor,
             method=self.method,
+        )
+
+    def within(self, lowest: float, highest: float) -> "Interval":
+        """The same, cut where no value can lie; the value itself stays inside."""
+        return replace(
+            self,
+            low=min(max(self.low, lowest), self.value),
+            high=max(min(self.high, highest), self.value),
         )
 
 

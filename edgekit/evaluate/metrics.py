@@ -5,6 +5,7 @@ value only for a whole set, as torchmetrics and callables that return one number
 """
 
 import copy
+import math
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -29,7 +30,9 @@ class Metric:
     per_sample: scores of a batch, of its outputs, target and the float model's outputs; None where
     only a whole set has a value. whole: that value, where per_sample gives none. is_bounded: a
     difference is told in points of 0..1; False: in percent of the float model's value; None: in
-    points if every score turns out to be 0 or 1. is_builtin: known by name.
+    points if every score turns out to be 0 or 1. lowest, highest: no value lies outside, and no
+    interval around one reaches there; infinite where the metric does not say. is_builtin: known by
+    name.
     """
 
     name: str
@@ -38,6 +41,8 @@ class Metric:
     higher_is_better: bool
     per_sample: PerSample
     whole: Whole | None = None
+    lowest: float = -math.inf
+    highest: float = math.inf
     is_builtin: bool = False
 
 
@@ -48,7 +53,7 @@ def resolve_metric(spec: Any) -> Metric:
     of several outputs. An object with update, compute and reset is a torchmetrics metric. A
     callable takes ``(outputs, targets)`` of a batch as numpy arrays (several outputs as a dict)
     and returns a score a sample or one number; it may carry the attributes ``higher_is_better``
-    (True), ``needs_target`` (True) and ``is_bounded``.
+    (True), ``needs_target`` (True) and ``is_bounded`` (values lie in 0..1).
     Raises: WorkloadError for anything else.
     """
     if isinstance(spec, Metric):
@@ -101,6 +106,8 @@ def _by_name(spec: str) -> Metric:
         is_bounded=known.is_bounded,
         higher_is_better=known.higher_is_better,
         per_sample=per_sample,
+        lowest=known.lowest,
+        highest=known.highest,
         is_builtin=True,
     )
 
@@ -113,6 +120,7 @@ def _only(outputs: Outputs, name: str, spec: str) -> Outputs:
 
 def _callable(function: Callable[..., Any]) -> Metric:
     name = getattr(function, "__name__", type(function).__name__)
+    is_bounded = getattr(function, "is_bounded", None)
 
     def per_sample(outputs: Outputs, target: Array | None, _: Outputs) -> Scores | None:
         scores = _plain_array(_called(function, name, outputs, target), name)
@@ -131,10 +139,12 @@ def _callable(function: Callable[..., Any]) -> Metric:
     return Metric(
         name=name,
         needs_target=getattr(function, "needs_target", True),
-        is_bounded=getattr(function, "is_bounded", None),
+        is_bounded=is_bounded,
         higher_is_better=getattr(function, "higher_is_better", True),
         per_sample=per_sample,
         whole=whole,
+        lowest=0.0 if is_bounded else -math.inf,
+        highest=1.0 if is_bounded else math.inf,
     )
 
 
@@ -145,6 +155,8 @@ def _torchmetric(metric: Any) -> Metric:
             f"metric {name} does not say whether higher is better; wrap it in a callable with the "
             "attribute higher_is_better"
         )
+    # Bounds for a plot: good enough for points or percent, but some values do pass them (its cosine
+    # is said to begin at 0), so no interval is cut there.
     bounds = (getattr(metric, "plot_lower_bound", None), getattr(metric, "plot_upper_bound", None))
 
     def whole(scored: Scored) -> float:

@@ -70,7 +70,8 @@ def paired_drop(metric: Metric, batches: Batches, *, seed: int = 0) -> PairedRes
     """The metric of both models and its drop, reference minus candidate, so that positive is worse.
 
     A metric of 0..1 drops in points of a hundredth; any other in percent of the reference's value,
-    which is said in ``how``. batches: gives the same batches each time that it is called.
+    which is said in ``how``. The interval of each model's metric ends where the metric's own range
+    does (cosine at 1). batches: gives the same batches each time that it is called.
     Raises: WorkloadError for scores that are NaN, no samples, or a reference of 0 to compare with.
     """
     scores = _paired_scores(metric, batches)
@@ -249,6 +250,7 @@ def _share(name: str, metric: Metric, interval: Interval, count: int) -> Figure:
 
 
 def _level(name: str, metric: Metric, interval: Interval, count: int) -> Figure:
+    interval = interval.within(metric.lowest, metric.highest)
     return _figure(name, interval, "", count, f"{metric.name}; {interval.method}")
 
 

@@ -9,16 +9,21 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from edgekit.bundle.seal import check_output, check_zip_output, pack, seal_bundle
+from edgekit.bundle.beside import fault_beside, zip_path
+from edgekit.bundle.seal import check_output, check_zip_output, seal_bundle
 from edgekit.core.errors import BudgetError
 from edgekit.core.progress import Event, Listener, Reporter, ignore
+from edgekit.core.strategy import ActsOn
 from edgekit.core.verdict import Standing, Status, Verdict, deliver_verdict
 from edgekit.core.workload import Workload
+from edgekit.evaluate.metrics import Metric
 from edgekit.flow.advice import advise
+from edgekit.flow.antipatterns import find_anti_patterns
+from edgekit.flow.compressed import Compressed
 from edgekit.flow.making import Maker, largest_layers
 from edgekit.flow.measuring import Measurer
 from edgekit.flow.planning import Plan, find_place, make_plan
-from edgekit.flow.prepare import Model, capture_model, write_data
+from edgekit.flow.prepare import DataSets, Model, capture_model, write_data
 from edgekit.flow.report_folder import check_report, write_report
 from edgekit.flow.results import BuildOptions, BuildResult, StageLine
 from edgekit.flow.sealing import Build, make_evidence, make_manifest
@@ -105,7 +110,8 @@ class _Build:
         planner = Reporter(stage=PLAN, listener=self.heard)
         for step in self.plan.strategy.skipped:
             planner.note(f"step '{step.name}' is skipped: {step.reason}")
-        data, metric = write_data(self.model, work, self.heard)
+        module_steps = self.plan.steps_on(ActsOn.MODULE)
+        data, metric = write_data(self.model, work, self.heard, has_training=bool(module_steps))
         maker = Maker(self.model, self.plan, self.runner, self.toolchain, reporter)
         measurer = Measurer(self.model, self.plan, self.runner, self.toolchain, reporter)
         reference = measurer.torch_reference(data)
@@ -116,7 +122,9 @@ class _Build:
             # A graph source is its own reference: the float file in its own runtime.
             reference = measurer.predict("reference", exported, data)
             measurer.check_metric(metric, reference, data)
-        products = maker.make(exported, data)
+        compressed = self._compress(data, metric, work)
+        start = maker.export(compressed.model) if compressed.steps else exported
+        products = maker.make(exported, start, data)
         measured = measurer.measure(products, metric, reference, data)
         verdict = deliver_verdict(self.plan.limits, measured.figures, waived=self.options.allow)
         made = Build(
@@ -126,10 +134,28 @@ class _Build:
             data=data,
             metric=metric,
             products=products,
+            module_steps=compressed.steps,
             measured=measured,
+            anti_patterns=find_anti_patterns(
+                self.plan.profile,
+                self.plan.strategy,
+                measured.drift,
+                products.weight_errors() if self.plan.quantize else (),
+            ),
             toolchain=self.toolchain,
         )
         return self._conclude(out, made, verdict)
+
+    def _compress(self, data: DataSets, metric: Metric, work: Path) -> Compressed:
+        if not self.plan.steps_on(ActsOn.MODULE):
+            return Compressed(model=self.model)
+        # Only a strategy with module steps needs the room that trains.
+        from edgekit.flow.compressing import Compressor  # noqa: PLC0415
+
+        compressor = Compressor(
+            self.model, self.plan, self.runner, data, metric, work=work, listener=self.heard
+        )
+        return compressor.compress()
 
     def _conclude(self, out: Path, made: Build, verdict: Verdict) -> BuildResult:
         manifest, files = make_manifest(made)
@@ -153,7 +179,9 @@ class _Build:
             files,
             lambda bundle_id: replace(evidence, bundle_id=bundle_id),
             force=self.options.is_forced,
+            zip_out=zip_path(out) if self.options.is_packed else None,
         )
+        self._warn_of_zip(out, sealed.bundle_id)
         result = replace(
             result,
             bundle=out,
@@ -161,9 +189,13 @@ class _Build:
             manifest=sealed.manifest,
             evidence=sealed.evidence,
         )
-        if self.options.is_packed:
-            pack(out, zip_path(out), force=self.options.is_forced)
         return replace(result, report=write_report(out, result, made.products))
+
+    def _warn_of_zip(self, out: Path, bundle_id: str) -> None:
+        """Name an older build's zip that this one leaves beside its folder."""
+        fault = "" if self.options.is_packed else fault_beside(out, bundle_id)
+        if fault:
+            Reporter(stage="build", listener=self.heard).warn(f"{out}: {fault}")
 
     def _require(self, result: BuildResult) -> None:
         standing = result.verdict.standing
@@ -183,11 +215,6 @@ class _Build:
             StageLine(name=item.name, is_reused=item.is_reused, seconds=item.seconds)
             for item in self.runner.outcomes
         )
-
-
-def zip_path(out: Path) -> Path:
-    """Where the zip of a bundle goes: beside it."""
-    return out.with_name(out.name + ".zip")
 
 
 def _check_place(out: Path, options: BuildOptions) -> None:

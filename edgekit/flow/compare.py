@@ -228,8 +228,9 @@ def _described(a: Manifest, b: Manifest) -> dict[str, tuple[Any, Any]]:
 
 def _lineage(manifest: Manifest) -> dict[str, str]:
     lineage = manifest.lineage
-    sets = ("model", "source", "calibration", "evaluation", "selection")
-    return {**{name: getattr(lineage, name)[:12] for name in sets}, **_short(lineage.files)}
+    sets = ("calibration", "evaluation", "selection", "training", "unlabelled")
+    names = ("model", "source", *sets)
+    return {**{name: getattr(lineage, name)[:12] for name in names}, **_short(lineage.files)}
 
 
 def _short(digests: Mapping[str, str]) -> dict[str, str]:

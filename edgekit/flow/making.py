@@ -10,14 +10,15 @@ from edgekit.core.artifact import Artifact
 from edgekit.core.codec import from_plain, to_plain
 from edgekit.core.errors import StepError
 from edgekit.core.figure import Figure
-from edgekit.core.strategy import PlannedStep, Quantize
+from edgekit.core.strategy import ActsOn, PlannedStep, Quantize
 from edgekit.flow.calls import Inputs, StageCaller
-from edgekit.flow.prepare import DataSets
+from edgekit.flow.prepare import DataSets, Model
 from edgekit.flow.results import LayerSize
 from edgekit.flow.stages import StageOutcome
 from edgekit.graph import Graph, read_graph
 from edgekit.measure.audit import AuditReport, audit_quantization
 from edgekit.measure.size import artifact_bytes
+from edgekit.measure.weight_errors import WeightError, weight_errors
 from edgekit.plan.recipe import X86_NAMES
 
 TENSOR_MAP = "tensor_map.json"
@@ -51,8 +52,10 @@ class Made:
 class Products:
     """What was made: both artifacts as they ship, and what the audit found on the way.
 
-    exported: the float artifact with its names. steps: after each step, with names. baseline,
-    final: float and last artifact as they ship. step_bytes: file size after each step by name.
+    exported: the float artifact of the model that the steps left, with its names; of the user's own
+    where no step changed the model. steps: after each graph step, with names. baseline: the user's
+    model in float, final: the last artifact, both as they ship. step_bytes: file size after each
+    graph step by name.
     """
 
     exported: Made
@@ -67,43 +70,50 @@ class Products:
         """The last artifact while it still had its names."""
         return self.steps[-1] if self.steps else self.exported
 
+    def weight_errors(self) -> tuple[WeightError, ...]:
+        """What the graph steps did to the weights of each layer."""
+        names = {**self.exported.tensor_map(), **self.named.tensor_map()}
+        return weight_errors(self.exported.graph(), self.named.graph(), names)
+
 
 class Maker(StageCaller):
     """Runs the compile stages of one build in the target's toolchain."""
 
-    def export(self) -> Made:
-        """The float artifact, names and all.
+    def export(self, model: Model | None = None) -> Made:
+        """The float artifact, names and all, of the user's model or of what steps made of it.
 
         Raises: CompileError when the target cannot take the model.
         """
+        chosen = model or self.model
         return self._run(
-            "export",
+            "export" if chosen is self.model else "export compressed",
             self.plan.compiler.export,
             {},
-            {"model": (self.model.folder, self.model.facts.digest)},
+            {"model": (chosen.folder, chosen.facts.digest)},
         )
 
-    def make(self, exported: Made, data: DataSets) -> Products:
-        """Apply every planned step to the float artifact, audit each, strip.
+    def make(self, original: Made, exported: Made, data: DataSets) -> Products:
+        """Apply every planned graph step to a float artifact, audit each, strip.
 
+        original: the user's model in float, which everything is compared with.
         Raises: CompileError or StepError; an audit that is not accepted is a StepError.
         """
         current, steps, audits = exported, [], []
         step_bytes = {"export": artifact_bytes([exported.file])}
-        for step in self.plan.strategy.steps:
-            if step.is_run:
-                before, current = current, self._apply(step, current, data)
-                steps.append(current)
-                _require_change(step, before, current)
-                if step.name == "quantize":
-                    audits.append(self._audit(step, before, current))
-                step_bytes[step.name] = artifact_bytes([current.file])
-        baseline = self._finish("strip float", exported)
+        for step in self.plan.steps_on(ActsOn.GRAPH):
+            before, current = current, self._apply(step, current, data)
+            steps.append(current)
+            _require_change(step, before, current)
+            if step.name == "quantize":
+                audits.append(self._audit(step, before, current))
+            step_bytes[step.name] = artifact_bytes([current.file])
+        baseline = self._finish("strip float", original)
+        is_changed = current is not original
         return Products(
             exported=exported,
             steps=tuple(steps),
             baseline=baseline,
-            final=self._finish("strip", current) if steps else baseline,
+            final=self._finish("strip", current) if is_changed else baseline,
             audits=tuple(audits),
             step_bytes=step_bytes,
         )

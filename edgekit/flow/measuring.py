@@ -11,6 +11,7 @@ from edgekit.core.figure import Figure, not_evaluated
 from edgekit.core.progress import Reporter
 from edgekit.data.dataset import Dataset, open_dataset
 from edgekit.evaluate.discriminate import check_metric_discriminates
+from edgekit.evaluate.drift import Drift, drift
 from edgekit.evaluate.metrics import Metric
 from edgekit.evaluate.paired import paired_drop
 from edgekit.flow.calls import StageCaller
@@ -26,14 +27,19 @@ from edgekit.measure.size import artifact_bytes, compressed_bytes, footprint_byt
 from edgekit.plan.recipe import is_for_other_processor
 
 OUTPUTS = "outputs"
+DRIFT_BATCH = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """All figures of a build by name, and the artifact's own outputs on the evaluation set."""
+    """All figures of a build by name, and the artifact's own outputs on the evaluation set.
+
+    drift: of the calibration inputs from those of the evaluation set.
+    """
 
     figures: dict[str, Figure]
     outputs: Dataset
+    drift: Drift
 
 
 class Measurer(StageCaller):
@@ -95,6 +101,7 @@ class Measurer(StageCaller):
         floats = self.predict("predict float", products.baseline, data)
         outputs = self.predict("predict", products.final, data)
         batches = paired_batches(reference, outputs, data.evaluation)
+        found = self._drift(data)
         figures = [
             *paired_drop(metric, batches, seed=self.runner.seed).figures,
             *parity_figures(reference, floats, subject="export", seed=self.runner.seed),
@@ -102,8 +109,17 @@ class Measurer(StageCaller):
             *self._sizes(products),
             *self._latency(products, data),
             *self._memory(products, data),
+            found.figure(),
         ]
-        return Measured(figures={item.name: item for item in figures}, outputs=outputs)
+        named = {item.name: item for item in figures}
+        return Measured(figures=named, outputs=outputs, drift=found)
+
+    def _drift(self, data: DataSets) -> Drift:
+        names = [item.name for item in self.model.contract.inputs]
+        ours, theirs = (
+            part.batches(DRIFT_BATCH, names) for part in (data.calibration, data.evaluation)
+        )
+        return drift(ours, theirs, seed=self.runner.seed)
 
     def _sizes(self, products: Products) -> Iterable[Figure]:
         files, float_files = [products.final.file], [products.baseline.file]

@@ -14,7 +14,7 @@ from edgekit.core.facts import ModelFacts
 from edgekit.core.figure import Figure
 from edgekit.core.profile import DeviceProfile
 from edgekit.core.progress import Listener
-from edgekit.core.strategy import Quantize, StepSpec, Strategy
+from edgekit.core.strategy import ActsOn, PlannedStep, Quantize, StepSpec, Strategy
 from edgekit.core.target import Target
 from edgekit.core.units import format_quantity
 from edgekit.core.verdict import Limit, Sense
@@ -25,24 +25,36 @@ from edgekit.flow.results import BuildOptions, FitLine, PlanResult, SupportLine
 from edgekit.flow.sources import NOTHING, SourceOptions, resolve_source
 from edgekit.flow.workspace import workspace
 from edgekit.plan.estimate import estimate_figures
-from edgekit.plan.strategy import Wishes, make_strategy
+from edgekit.plan.strategy import Wishes, make_strategy, trained_epochs
 from edgekit.plan.support import operator_uses, require_support
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Everything decided before any long work: where to, how, and within which limits."""
+    """Everything decided before any long work: where to, how, and within which limits.
+
+    specs: the installed steps by name.
+    """
 
     profile: DeviceProfile
     target: Target
     compiler: CompilerSpec
     strategy: Strategy
     limits: tuple[Limit, ...]
+    specs: Mapping[str, StepSpec]
 
     @property
     def quantize(self) -> Quantize | None:
         """The settings of the quantize step, where one runs."""
         return quantize_of(self.strategy)
+
+    def steps_on(self, kind: ActsOn) -> tuple[PlannedStep, ...]:
+        """The steps that run on one kind of thing, in order."""
+        return tuple(
+            step
+            for step in self.strategy.steps
+            if step.is_run and self.specs[step.name].acts_on is kind
+        )
 
 
 def installed(group: str) -> dict[str, Any]:
@@ -80,20 +92,42 @@ def make_plan(model: Model, options: BuildOptions) -> Plan:
     _check_format(model, compiler, target)
     wishes = Wishes(
         conditions=_conditions(model.workload),
+        has_module=_has_module(model),
         effort=options.effort,
         overrides=options.overrides,
         settings=options.settings,
         is_strict=options.is_strict,
     )
-    strategy = make_strategy(model.facts, profile, target, _steps(), wishes)
-    _check_steps(strategy, compiler)
-    limits = resolve_limits(profile, model.workload.limits, options.limits, options.allow)
-    return Plan(profile=profile, target=target, compiler=compiler, strategy=strategy, limits=limits)
+    specs = _steps()
+    strategy = make_strategy(model.facts, profile, target, specs, wishes)
+    quantize = quantize_of(strategy)
+    limits = resolve_limits(
+        profile,
+        model.workload.limits,
+        options.limits,
+        options.allow,
+        is_half_precision=quantize is not None and quantize.precision == "fp16",
+    )
+    plan = Plan(
+        profile=profile,
+        target=target,
+        compiler=compiler,
+        strategy=strategy,
+        limits=limits,
+        specs=specs,
+    )
+    _check_steps(plan.steps_on(ActsOn.GRAPH), compiler)
+    return plan
 
 
-def _check_steps(strategy: Strategy, compiler: CompilerSpec) -> None:
-    for step in strategy.steps:
-        if step.is_run and step.name not in compiler.steps:
+def _has_module(model: Model) -> bool:
+    # A graph cannot be pruned or trained as a module can, and an exported program is one.
+    return model.source.format == "torch" and hasattr(model.workload.model, "named_modules")
+
+
+def _check_steps(steps: tuple[PlannedStep, ...], compiler: CompilerSpec) -> None:
+    for step in steps:
+        if step.name not in compiler.steps:
             able = ", ".join(compiler.steps) or "none"
             raise StepError(
                 f"step '{step.name}': compiler {compiler.name} cannot do it; it can: {able}; make "
@@ -135,15 +169,28 @@ def plan_build(
     with workspace() as work:
         model = capture_model(resolve_source(source, work, source_options), work, listener)
         plan = make_plan(model, options)
+        estimates = estimate_figures(
+            model.facts, plan.profile, plan.target, plan.quantize, plan.strategy.steps
+        )
         return PlanResult(
             profile=plan.profile,
             target=plan.target,
             facts=model.facts,
             strategy=plan.strategy,
             support=_support_lines(model.facts, _targets(plan.target)),
-            estimates=estimate_figures(model.facts, plan.profile, plan.target, plan.quantize),
+            estimates=(*estimates, *_training_time(model, plan)),
             notes=_skipped_notes(plan.strategy),
         )
+
+
+def _training_time(model: Model, plan: Plan) -> tuple[Figure, ...]:
+    if not any(trained_epochs(step.settings) for step in plan.strategy.steps if step.is_run):
+        return ()
+    # Only a plan that trains needs torch.
+    from edgekit.flow.training_time import estimate_training  # noqa: PLC0415
+
+    figure = estimate_training(model, plan)
+    return () if figure is None else (figure,)
 
 
 def fit(
@@ -166,7 +213,9 @@ def _fit_one(model: Model, device: str) -> FitLine:
         require_support(model.facts, plan.target)
     except EdgekitError as error:
         return FitLine(**line, outcome="not supported", reason=str(error), estimates=())
-    figures = estimate_figures(model.facts, profile, plan.target, plan.quantize)
+    figures = estimate_figures(
+        model.facts, profile, plan.target, plan.quantize, plan.strategy.steps
+    )
     misses = [text for limit in plan.limits if (text := _miss(limit, figures))]
     settled = {item.name for item in figures}
     open_limits = [limit.figure for limit in plan.limits if limit.figure not in settled]

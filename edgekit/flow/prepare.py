@@ -1,9 +1,9 @@
 """From a source to what stages work on: the captured model, and checked data on disk."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from edgekit.bundle.paths import file_name_for
 from edgekit.core.contract import Contract, InputKind, Text
@@ -11,13 +11,24 @@ from edgekit.core.errors import OutputError, WorkloadError
 from edgekit.core.facts import ModelFacts
 from edgekit.core.progress import Listener, Reporter
 from edgekit.core.workload import Workload
-from edgekit.data.checks import CheckedSet, check_disjoint, write_checked
+from edgekit.data.checks import CheckedSet, check_disjoint, write_checked, write_split
 from edgekit.data.dataset import Dataset
 from edgekit.evaluate.metrics import Metric, resolve_metric
 from edgekit.flow.graph_source import capture_graph
 from edgekit.flow.sources import Source
 
 ASSETS = "assets"
+# Without selection data of their own, choices are made on about this share of the training data.
+HELD_OUT_ONE_IN = 10
+# What a model learns from may also tell its ranges; what judges it may do neither.
+MAY_SHARE = frozenset(
+    frozenset(pair)
+    for pair in (
+        ("calibration", "training"),
+        ("calibration", "unlabelled"),
+        ("training", "unlabelled"),
+    )
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,11 +52,18 @@ class Model:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSets:
-    """The workload's data on disk, checked and disjoint."""
+    """The workload's data on disk, checked and disjoint.
+
+    training, unlabelled: only where a step learns from them. is_held_out: the selection data were
+    taken out of the training data.
+    """
 
     calibration: Dataset
     evaluation: Dataset
     selection: Dataset | None
+    training: Dataset | None = None
+    unlabelled: Dataset | None = None
+    is_held_out: bool = False
 
 
 def capture_model(source: Source, work: Path, listener: Listener) -> Model:
@@ -75,68 +93,99 @@ def capture_model(source: Source, work: Path, listener: Listener) -> Model:
     )
 
 
-def write_data(model: Model, work: Path, listener: Listener) -> tuple[DataSets, Metric]:
+def write_data(
+    model: Model, work: Path, listener: Listener, *, has_training: bool = False
+) -> tuple[DataSets, Metric]:
     """Read every set of the workload once, check it and write it below ``work``.
 
+    has_training: whether steps of the strategy learn, so that training data are read too.
     Raises: WorkloadError for bad samples, sets that share samples, or a metric without targets.
     """
-    workload = model.workload
     reporter = Reporter(stage="data", listener=listener)
-    metric = resolve_metric(workload.metric)
-    calibration = _write(
-        "calibration", workload.calibration, workload, work, reporter, needs_target=False
-    )
-    evaluation = _write(
-        "evaluation",
-        workload.evaluation,
-        workload,
-        work,
-        reporter,
-        needs_target=metric.needs_target,
-    )
-    sets = {"calibration": calibration, "evaluation": evaluation}
-    selection = None
-    if workload.selection is not None:
-        selection = _write(
-            "selection",
-            workload.selection,
-            workload,
-            work,
-            reporter,
-            needs_target=metric.needs_target,
-        )
-        sets["selection"] = selection
-    check_disjoint(sets)
+    metric = resolve_metric(model.workload.metric)
+    writer = _Writer(model.workload, work, reporter, needs_target=metric.needs_target)
+    writer.write("calibration", needs_target=False)
+    writer.write("evaluation")
+    writer.write("selection")
+    if has_training:
+        writer.write_training()
+        writer.write("unlabelled", needs_target=False)
+    check_disjoint(writer.sets, may_share=MAY_SHARE)
+    found = {name: item.dataset for name, item in writer.sets.items()}
     return DataSets(
-        calibration=calibration.dataset,
-        evaluation=evaluation.dataset,
-        selection=None if selection is None else selection.dataset,
+        calibration=found["calibration"],
+        evaluation=found["evaluation"],
+        selection=found.get("selection"),
+        training=found.get("training"),
+        unlabelled=found.get("unlabelled"),
+        is_held_out=writer.is_held_out,
     ), metric
 
 
-def _write(
-    name: str,
-    samples: Iterable[Any],
-    workload: Workload,
-    work: Path,
-    reporter: Reporter,
-    *,
-    needs_target: bool,
-) -> CheckedSet:
-    reporter.progress(f"reading the {name} set")
-    try:
-        return write_checked(
-            samples,
-            workload.inputs,
-            out=work / name,
-            set_name=name,
-            needs_target=needs_target,
+class _Writer:
+    """Writes the sets of one workload, each below its own name."""
+
+    def __init__(
+        self, workload: Workload, work: Path, reporter: Reporter, *, needs_target: bool
+    ) -> None:
+        self.sets: dict[str, CheckedSet] = {}
+        self.is_held_out = False
+        self._workload = workload
+        self._work = work
+        self._reporter = reporter
+        self._needs_target = needs_target
+
+    def write(self, name: str, *, needs_target: bool | None = None) -> None:
+        """Write the set of this name, where the workload has one."""
+        samples = getattr(self._workload, name)
+        if samples is None:
+            return
+        with self._telling(name):
+            self.sets[name] = write_checked(
+                samples,
+                self._workload.inputs,
+                out=self._work / name,
+                set_name=name,
+                needs_target=self._needs_target if needs_target is None else needs_target,
+            )
+
+    def write_training(self) -> None:
+        """Write the training data, and hold some back where there are no selection data."""
+        if "selection" in self.sets or self._workload.training is None:
+            self.write("training")
+            return
+        with self._telling("training"):
+            kept, held = write_split(
+                self._workload.training,
+                self._workload.inputs,
+                out=self._work / "training",
+                held_out=self._work / "selection",
+                set_name="training",
+                needs_target=self._needs_target,
+                one_in=HELD_OUT_ONE_IN,
+            )
+        if held is None:
+            raise WorkloadError(
+                f"training data: {kept.dataset.count} samples are too few to hold some back for "
+                "choices; give more, or give selection data of their own"
+            )
+        self._reporter.note(
+            f"no selection data: {held.dataset.count} of the training samples are held back, and "
+            "choices are made on them"
         )
-    except OSError as refusal:
-        raise OutputError(
-            f"{work}: the {name} set cannot be written ({refusal.strerror}); set TMPDIR to a "
-            "folder with room"
-        ) from refusal
+        self.sets |= {"training": kept, "selection": held}
+        self.is_held_out = True
+
+    @contextmanager
+    def _telling(self, name: str) -> Iterator[None]:
+        self._reporter.progress(f"reading the {name} set")
+        try:
+            yield
+        except OSError as refusal:
+            raise OutputError(
+                f"{self._work}: the {name} set cannot be written ({refusal.strerror}); set TMPDIR "
+                "to a folder with room"
+            ) from refusal
 
 
 def _check_workload(workload: Workload) -> None:

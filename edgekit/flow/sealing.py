@@ -19,14 +19,17 @@ from edgekit.bundle.manifest import (
     Lineage,
     Manifest,
     StageRecord,
+    StepFigures,
+    StepRecord,
 )
 from edgekit.bundle.paths import file_name_for
 from edgekit.core.artifact import Artifact
-from edgekit.core.figure import Figure
+from edgekit.core.figure import Figure, exact
 from edgekit.core.verdict import Verdict
 from edgekit.data.dataset import Dataset
 from edgekit.evaluate.metrics import Metric
-from edgekit.flow.making import Made, Products
+from edgekit.flow.compressed import ModuleStep
+from edgekit.flow.making import Products
 from edgekit.flow.measuring import Measured
 from edgekit.flow.planning import Plan
 from edgekit.flow.prepare import DataSets, Model
@@ -42,6 +45,8 @@ GOLDEN_SAMPLES = 8
 FLOAT_TOLERANCE = 1e-3
 SPAN_TOLERANCE = 0.02
 CARD = "MODEL_CARD.md"
+FLOAT = "float model"
+METRIC, DROP = "metric_compressed", "metric_drop"
 
 Files = dict[str, Path | bytes]
 
@@ -56,7 +61,9 @@ class Build:
     data: DataSets
     metric: Metric
     products: Products
+    module_steps: tuple[ModuleStep, ...]
     measured: Measured
+    anti_patterns: tuple[str, ...]
     toolchain: UsableToolchain
 
 
@@ -82,6 +89,8 @@ def make_manifest(build: Build) -> tuple[Manifest, Files]:
         seed=options.seed,
         effort=options.effort,
         metric=build.metric.name,
+        steps=_step_records(build),
+        anti_patterns=build.anti_patterns,
         versions=_versions(plan),
         toolchain=build.toolchain.digest,
         minimum_runtime=_minimum_runtime(plan),
@@ -94,9 +103,6 @@ def make_manifest(build: Build) -> tuple[Manifest, Files]:
 
 def make_evidence(build: Build, verdict: Verdict, notes: tuple[str, ...]) -> Evidence:
     """The evidence of a build on this machine; its bundle_id is filled in at sealing."""
-    steps: dict[str, tuple[Figure, ...]] = {
-        name: (figure,) for name, figure in build.products.step_bytes.items()
-    }
     return Evidence(
         schema=SCHEMA,
         bundle_id="",
@@ -108,8 +114,53 @@ def make_evidence(build: Build, verdict: Verdict, notes: tuple[str, ...]) -> Evi
         ),
         notes=notes,
         created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        step_figures=steps,
+        steps=_step_figures(build),
     )
+
+
+def _step_figures(build: Build) -> tuple[StepFigures, ...]:
+    """By step, in order: what the model was after it. The last one is the artifact that ships."""
+    measured, facts = build.measured.figures, build.model.facts
+    counts = (("parameters", facts.parameters), ("macs", facts.macs))
+    figures = {
+        FLOAT: (
+            *(measured[name] for name in ("metric_float", "artifact_float_bytes")),
+            *(exact(name, count, "", "counted in the captured graph") for name, count in counts),
+        )
+    }
+    figures |= {step.name: step.figures for step in build.module_steps}
+    for name, size in build.products.step_bytes.items():
+        figures[name] = (size, *_seconds(build, name))
+    last = next(reversed(build.products.step_bytes))
+    figures[last] += tuple(measured[name] for name in (METRIC, DROP) if name in measured)
+    return tuple(StepFigures(name=name, figures=items) for name, items in figures.items())
+
+
+def _seconds(build: Build, step: str) -> tuple[Figure, ...]:
+    """How long a graph step took; nothing where the cache answered it."""
+    made = (build.products.exported, *build.products.steps)
+    names = dict(zip(build.products.step_bytes, made, strict=True))
+    outcome = names[step].outcome
+    if outcome.is_reused:
+        return ()
+    return (exact("seconds", round(outcome.seconds, 3), "s", "wall clock of the step"),)
+
+
+def _step_records(build: Build) -> tuple[StepRecord, ...]:
+    modules = [
+        StepRecord(
+            name=step.name,
+            bytes=step.facts.weight_bytes,
+            parameters=step.facts.parameters,
+            macs=step.facts.macs,
+        )
+        for step in build.module_steps
+    ]
+    graphs = [
+        StepRecord(name=name, bytes=int(figure.value or 0))
+        for name, figure in build.products.step_bytes.items()
+    ]
+    return (*modules, *graphs)
 
 
 def shipped_artifact(artifact: Artifact) -> Artifact:
@@ -147,22 +198,27 @@ def _tolerance(values: NDArray[Any]) -> float:
 
 def _lineage(build: Build) -> Lineage:
     data, plan = build.data, build.plan
-    made: tuple[Made, ...] = (build.products.exported, *build.products.steps, build.products.final)
+    made = (build.products.exported, *build.products.steps, build.products.final)
+    outcomes = [*(step.outcome for step in build.module_steps), *(item.outcome for item in made)]
     records = {
-        item.outcome.name: StageRecord(
-            name=item.outcome.name, key=item.outcome.key, output=item.outcome.digest
-        )
-        for item in made
+        item.name: StageRecord(name=item.name, key=item.key, output=item.digest)
+        for item in outcomes
     }
     return Lineage(
         model=build.model.facts.digest,
         source=build.model.source.digest,
         calibration=data.calibration.digest,
         evaluation=data.evaluation.digest,
-        selection="" if data.selection is None else data.selection.digest,
+        selection=_digest(data.selection),
+        training=_digest(data.training),
+        unlabelled=_digest(data.unlabelled),
         files={**plan.profile.digests, **plan.target.digests},
         stages=tuple(records.values()),
     )
+
+
+def _digest(dataset: Dataset | None) -> str:
+    return "" if dataset is None else dataset.digest
 
 
 def _versions(plan: Plan) -> dict[str, str]:

@@ -8,6 +8,7 @@ when the result is used again.
 
 import json
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -26,6 +27,11 @@ from edgekit.store import Store, StoredResult, file_digest
 from edgekit.store.record import plain_values
 
 Place = Literal["here", "process"]
+
+
+# A stage that needs what cannot be sent, the user's own model and functions: it gets the empty
+# folder to write into, the reporter and a folder for checkpoints, which outlives a kill.
+LiveHandler = Callable[[Path, Reporter, Path], Mapping[str, Any]]
 REUSED = "reused from the cache: nothing that it depends on has changed"
 
 # These rooms print; nothing that a stage writes depends on them.
@@ -121,11 +127,13 @@ class Runner:
         place: Place = "here",
         toolchain: UsableToolchain | None = None,
         is_cached: bool = True,
+        live: LiveHandler | None = None,
     ) -> StageOutcome:
         """The outcome of a stage, from the store or made now with this runner's seed.
 
         place: "process" gives the stage a process of its own; a toolchain with another Python
-        always does. is_cached: False for what must be measured anew each time.
+        always does. is_cached: False for what must be measured anew each time. live: is called
+        here in place of the handler that the request names, and stands for the same work.
         Raises: what the handler raises; Interrupted on Ctrl-C.
         """
         started = time.perf_counter()
@@ -135,6 +143,9 @@ class Runner:
         python = toolchain.python if toolchain else None
 
         def produce(out: Path) -> dict[str, Any]:
+            if live is not None:
+                reporter = Reporter(stage=request.name, listener=ear)
+                return plain_values(live(out, reporter, self._store.checkpoints(key)))
             if place == "process" or python is not None:
                 return run_in_worker(request, out, ear, python=python)
             reporter = Reporter(stage=request.name, listener=ear)

@@ -5,12 +5,10 @@ edgekit: the packages that the job names are then imported from the parent's fol
 so that nothing else of the parent's environment comes along. Their entry points come with them.
 """
 
-import ctypes
 import faulthandler
 import json
 import os
 import re
-import signal
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
@@ -21,7 +19,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 EVERY_DISTRIBUTION = DistributionFinder.Context()
 
 
@@ -81,17 +78,6 @@ class BorrowedPackages(DistributionFinder):
         return [item for item in self._distributions if wanted in (None, _normal(item.name))]
 
 
-def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when its parent dies, even by SIGKILL.
-
-    Linux only; elsewhere a worker ends when it next writes an event.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the call
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
 def prepare(job: Mapping[str, Any]) -> None:
     """Make what the job names importable."""
     if job["path"] is not None:
@@ -105,8 +91,8 @@ def main() -> None:
     os.set_inheritable(events, False)  # noqa: FBT003 it takes no keyword
     faulthandler.enable()
     job = json.load(sys.stdin)
-    die_with_parent(job["parent"])
     prepare(job)
+    import_module("edgekit.core.process").die_with_parent(job["parent"])
     import_module("edgekit.flow.worker_child").answer(job, events)
 
 

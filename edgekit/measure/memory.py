@@ -1,6 +1,7 @@
 """Peak memory of loading and running an artifact, in processes of their own."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -31,6 +32,8 @@ class Places:
             return spec_from_file_location(name, origin, submodule_search_locations=locations)
 
 sys.meta_path.insert(0, Places)
+from edgekit.core.process import die_with_parent
+die_with_parent(job["parent"])
 from edgekit.measure.memory_child import main
 sys.exit(main(job))
 """
@@ -88,7 +91,7 @@ def run_child(job: Mapping[str, Any]) -> dict[str, float]:
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-c", START],
-            input=json.dumps(job),
+            input=json.dumps({**job, "parent": os.getpid()}),
             capture_output=True,
             text=True,
             timeout=TIMEOUT_S,

@@ -20,8 +20,11 @@ from edgekit.core.strategy import (
     Strategy,
 )
 from edgekit.core.target import Target
+from edgekit.plan.estimate import kept_share
 from edgekit.plan.recipe import choose_quantize
 
+# How many times the epochs that a strategy states are trained at effort max.
+MAX_EFFORT = 3
 CONDITIONS = ("training data", "unlabelled data", "student", "selection data")
 
 
@@ -29,11 +32,13 @@ CONDITIONS = ("training data", "unlabelled data", "student", "selection data")
 class Wishes:
     """What the user asks of a strategy beyond the profile.
 
-    conditions: those of CONDITIONS that the workload meets. settings: by step name, values that
-    replace the planned ones. is_strict: a skipped step is an error.
+    conditions: those of CONDITIONS that the workload meets. has_module: the model is a
+    torch.nn.Module, which steps can take apart; an exported graph is none. settings: by step name,
+    values that replace the planned ones. is_strict: a skipped step is an error.
     """
 
     conditions: frozenset[str] = frozenset()
+    has_module: bool = True
     effort: str = "quick"
     overrides: tuple[Override, ...] = ()
     settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
@@ -96,41 +101,94 @@ def _plan_step(
     installed: Mapping[str, StepSpec],
     wishes: Wishes,
 ) -> PlannedStep:
-    obstacle = _find_obstacle(step, installed, wishes)
+    where = f"{profile.name}: step '{step.name}'"
+    settings = _merged(step.settings, wishes.settings.get(step.name, {}))
+    checked: dict[str, Any] = {}
+    if step.name in installed and step.name != "quantize":
+        checked = _checked(installed[step.name], settings, where)
+    obstacle = _find_obstacle(step, checked, installed, wishes)
     if obstacle is not None:
         if step.is_required:
             error = StepError if step.name in installed else MissingDependencyError
-            raise error(f"{profile.name}: step '{step.name}' is required, but {obstacle}")
-        would = f" ({step.reason})" if step.reason else ""
-        return PlannedStep(name=step.name, is_run=False, reason=f"{obstacle}{would}")
-    settings = {**step.settings, **wishes.settings.get(step.name, {})}
+            raise error(f"{where} is required, but {obstacle}")
+        return PlannedStep(name=step.name, is_run=False, reason=_missed(step, checked, obstacle))
     if step.name == "quantize":
         return _plan_quantize(step, settings, facts, profile, target, wishes.overrides)
-    checked = _checked(installed[step.name], settings, f"{profile.name}: step '{step.name}'")
+    if wishes.effort == "max":
+        checked = _prolonged(checked, wishes.settings.get(step.name, {}))
     return PlannedStep(name=step.name, is_run=True, reason=step.reason, settings=checked)
+
+
+def _merged(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with others on top, tables within tables too."""
+    merged = dict(ours)
+    for key, value in theirs.items():
+        old = merged.get(key)
+        is_table = isinstance(value, Mapping) and isinstance(old, Mapping)
+        merged[key] = _merged(old, value) if is_table else value  # type: ignore[arg-type]
+    return merged
+
+
+def _missed(step: Step, settings: Mapping[str, Any], obstacle: str) -> str:
+    """Why a step is skipped, what it is for, and what it would have bought."""
+    share = kept_share(step.name, settings)
+    bought = f"would leave about {share:.0%} of the weights (estimated)" if share < 1 else ""
+    would = "; ".join(part for part in (step.reason, bought) if part)
+    return f"{obstacle} ({would})" if would else obstacle
+
+
+def _prolonged(settings: Mapping[str, Any], stated: Mapping[str, Any]) -> dict[str, Any]:
+    """The same settings with more epochs, but for those that the user has stated."""
+    longer: dict[str, Any] = {}
+    for key, value in settings.items():
+        given = stated.get(key)
+        if isinstance(value, Mapping):
+            longer[key] = _prolonged(value, given if isinstance(given, Mapping) else {})
+        else:
+            longer[key] = value * MAX_EFFORT if key == "epochs" and given is None else value
+    return longer
+
+
+def trained_epochs(settings: Mapping[str, Any]) -> int | None:
+    """The epochs that a step's settings ask for, in whatever table; None where none is named."""
+    found = [settings["epochs"]] if "epochs" in settings else []
+    tables = (value for value in settings.values() if isinstance(value, Mapping))
+    found += [epochs for table in tables if (epochs := trained_epochs(table)) is not None]
+    return sum(found) if found else None
 
 
 def _checked(spec: StepSpec, settings: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Settings as the step's own dataclass has them, defaults filled in."""
-    module, _, name = spec.settings.partition(":")
-    settings_type = getattr(import_module(module), name)
-    plain: dict[str, Any] = to_plain(
-        from_plain(settings_type, dict(settings), where=where, error=StepError)
-    )
+    checked = from_plain(settings_type(spec), dict(settings), where=where, error=StepError)
+    plain: dict[str, Any] = to_plain(checked)
     return plain
 
 
-def _find_obstacle(step: Step, installed: Mapping[str, StepSpec], wishes: Wishes) -> str | None:
+def settings_type(spec: StepSpec) -> type[Any]:
+    """The dataclass of a step's settings."""
+    module, _, name = spec.settings.partition(":")
+    found: type[Any] = getattr(import_module(module), name)
+    return found
+
+
+def _find_obstacle(
+    step: Step, settings: Mapping[str, Any], installed: Mapping[str, StepSpec], wishes: Wishes
+) -> str | None:
     if step.when and step.when not in CONDITIONS:
         raise StepError(
             f"step '{step.name}': unknown condition '{step.when}'{nearest(step.when, CONDITIONS)}"
         )
     if step.name not in installed:
         return f"no step '{step.name}' is installed"
-    for need in (step.when, *installed[step.name].needs):
+    spec = installed[step.name]
+    if spec.acts_on is ActsOn.MODULE and not wishes.has_module:
+        return "the model is an exported graph, and this step needs the torch.nn.Module"
+    epochs = trained_epochs(settings)
+    is_training = spec.is_training if epochs is None else epochs > 0
+    for need in (step.when, *spec.needs, "training data" if is_training else ""):
         if need and need not in wishes.conditions:
             return f"the workload has no {need}"
-    if installed[step.name].is_training and wishes.effort == "quick":
+    if is_training and wishes.effort == "quick":
         return "effort quick trains nothing; use --effort standard"
     return None
 
@@ -183,6 +241,8 @@ def _check_order(
         if not step.is_run:
             continue
         if installed[step.name].acts_on is ActsOn.GRAPH:
+            if step.name == graph_step:
+                raise StepError(f"{profile.name}: step '{step.name}' stands twice; once is enough")
             graph_step = step.name
         elif graph_step is not None:
             raise StepError(

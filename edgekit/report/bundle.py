@@ -10,6 +10,7 @@ from edgekit.core.units import format_bytes
 from edgekit.report.card import meaning_text, processing_text
 from edgekit.report.figures import figure_table
 from edgekit.report.parts import bullets, pairs, table
+from edgekit.report.steps import step_table
 from edgekit.report.strategy import strategy_table
 from edgekit.report.verdict import VerdictTable, standing_line
 
@@ -28,9 +29,7 @@ def bundle_view(manifest: Manifest, evidence: Evidence) -> Iterator[RenderableTy
     yield standing_line(evidence.verdict)
     yield Text()
     yield figure_table(evidence.figures, title="Figures")
-    for step, figures in evidence.step_figures.items():
-        yield Text()
-        yield figure_table(figures, title=f"After {step}")
+    yield step_table(evidence.steps)
     yield bullets("Audit: not what the strategy asked", evidence.audit)
     yield bullets("Notes", evidence.notes)
     yield _host(evidence.host, evidence.created)
@@ -100,6 +99,8 @@ def _origin(manifest: Manifest) -> Iterator[RenderableType]:
         "calibration": lineage.calibration,
         "evaluation": lineage.evaluation,
         "selection": lineage.selection,
+        "training": lineage.training,
+        "unlabelled": lineage.unlabelled,
         **lineage.files,
         "toolchain": manifest.toolchain,
     }

@@ -196,6 +196,8 @@ def _lineage(manifest: Manifest) -> str:
         ("calibration data", lineage.calibration),
         ("evaluation data", lineage.evaluation),
         ("selection data", lineage.selection),
+        ("training data", lineage.training),
+        ("unlabelled data", lineage.unlabelled),
         *sorted(lineage.files.items()),
         ("toolchain", manifest.toolchain),
     ]

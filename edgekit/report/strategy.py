@@ -8,8 +8,19 @@ from rich.text import Text
 
 from edgekit.core.codec import to_plain
 from edgekit.core.profile import DeviceProfile
-from edgekit.core.strategy import Strategy
+from edgekit.core.steps import Distil, Factorize, Lora, Prune, Sparsify, Train
+from edgekit.core.strategy import PlannedStep, Strategy
 from edgekit.report.parts import bullets, table
+
+# Steps whose settings are many: a table shows those that differ from the defaults.
+SETTINGS: Mapping[str, type[Any]] = {
+    "distil": Distil,
+    "factorize": Factorize,
+    "lora": Lora,
+    "prune": Prune,
+    "sparsify": Sparsify,
+    "train": Train,
+}
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:
@@ -34,12 +45,29 @@ def strategy_table(strategy: Strategy, *, title: str = "Strategy") -> Renderable
         (
             step.name,
             Text("run", style="green") if step.is_run else Text("SKIPPED", style="yellow"),
-            settings_text(step.settings) if step.is_run else "-",
+            settings_text(_stated(step)) or "as by default" if step.is_run else "-",
             step.reason,
         )
         for step in strategy.steps
     ]
     return Group(Text(), table(("step", "", "settings", "reason"), rows, title=title))
+
+
+def _stated(step: PlannedStep) -> Mapping[str, Any]:
+    """The settings of a step that are not its defaults; the manifest has them all."""
+    kind = SETTINGS.get(step.name)
+    return step.settings if kind is None else _changed(step.settings, to_plain(kind()))
+
+
+def _changed(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    changed: dict[str, Any] = {}
+    for key, value in settings.items():
+        default = defaults.get(key)
+        if isinstance(value, Mapping) and isinstance(default, Mapping):
+            value = _changed(value, default)  # noqa: PLW2901
+        if value not in (default, {}):
+            changed[key] = value
+    return changed
 
 
 def skipped_steps(strategy: Strategy) -> RenderableType:

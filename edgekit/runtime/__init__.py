@@ -4,8 +4,8 @@
 ``scaling`` converts it · ``prediction`` makes labels of scores · ``golden`` is the self-test ·
 ``engine`` is the protocol of what runs an artifact, ``engines`` finds it, ``litert`` and ``onnx``
 are two · ``requirements`` checks the installed versions. To add an engine, write a class with the
-protocol and register it under the entry points ``edgekit.runtimes``. What a name needs is imported
-when the name is first used.
+protocol and register it under the entry points ``edgekit.runtimes``, under another name than those
+two. What a name needs is imported when the name is first used.
 """
 
 from importlib import import_module

@@ -1,5 +1,6 @@
-"""Finds the engine that a bundle names among the installed plug-ins and loads the model in it."""
+"""Finds the engine that a bundle names, edgekit's own or a plug-in's, and loads the model in it."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
 from edgekit.core.codec import nearest
@@ -10,10 +11,16 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 GROUP = "edgekit.runtimes"
+# These names are taken: what else is installed on a device cannot keep their bundles from opening,
+# and no search through every installed package delays them.
+OWN_ENGINES = {
+    "litert": "edgekit.runtime.litert:LiteRtEngine",
+    "onnx": "edgekit.runtime.onnx:OnnxEngine",
+}
 
 
 def open_engine(runtime: str, model: bytes, *, threads: int = 1) -> Engine:
-    """The engine registered as ``runtime``, with exactly these bytes loaded.
+    """The engine called ``runtime``, with exactly these bytes loaded.
 
     Raises: SessionError for an unknown name or bytes that the engine refuses;
     MissingDependencyError when the engine's library is not installed.
@@ -22,11 +29,18 @@ def open_engine(runtime: str, model: bytes, *, threads: int = 1) -> Engine:
 
 
 def load_engine(runtime: str) -> type[Engine]:
-    """The class registered under a name in the entry points ``edgekit.runtimes``.
+    """The engine of a name: one of edgekit's own, or a plug-in's from ``edgekit.runtimes``.
 
     Raises: SessionError, MissingDependencyError.
     """
-    # Imported here: it costs a fifth of all that importing the runtime may cost.
+    if runtime in OWN_ENGINES:
+        module, _, name = OWN_ENGINES[runtime].partition(":")
+        return cast(type[Engine], getattr(import_module(module), name))
+    return _load_plug_in(runtime)
+
+
+def _load_plug_in(runtime: str) -> type[Engine]:
+    # Imported here: with what it brings along it takes a third of an engine's own import.
     from importlib import metadata  # noqa: PLC0415
 
     # By what they point at: a package that is on the path twice is still one plug-in.
@@ -35,8 +49,8 @@ def load_engine(runtime: str) -> type[Engine]:
         names = " and ".join(sorted(f"{item.value} ({_origin(item)})" for item in found.values()))
         raise SessionError(f"two runtimes are called '{runtime}': {names}; uninstall one")
     if not found:
-        known = sorted({item.name for item in metadata.entry_points(group=GROUP)})
-        raise SessionError(f"no runtime is called '{runtime}'{nearest(runtime, known)}")
+        known = {*OWN_ENGINES, *(item.name for item in metadata.entry_points(group=GROUP))}
+        raise SessionError(f"no runtime is called '{runtime}'{nearest(runtime, sorted(known))}")
     (entry,) = found.values()
     try:
         return cast(type[Engine], entry.load())

@@ -5,15 +5,13 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgekit.bundle.manifest import Golden
 from edgekit.core.errors import BundleError
+from edgekit.runtime.engine import Array
 
-Array = NDArray[Any]
 _NPY_MAGIC = b"\x93NUMPY\x01\x00"
 _NPY_HEADER = re.compile(
     rb"\{'descr': '(?P<dtype><f[248]|<[iu][248]|\|[iu]1|\|b1)', 'fortran_order': False, "

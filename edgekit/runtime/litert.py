@@ -1,17 +1,15 @@
 """Runs .tflite artifacts with LiteRT's interpreter (package ai-edge-litert)."""
 
 import os
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgekit.core.errors import MissingDependencyError, SessionError
-from edgekit.runtime.engine import EngineTensor
+from edgekit.runtime.engine import Array, EngineTensor
 
 try:
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
@@ -21,7 +19,6 @@ except ImportError as missing:
         "pip install 'edgekit[litert-runtime]'"
     ) from missing
 
-Array = NDArray[Any]
 
 # What the native code raises for models and tensors that it refuses.
 _REFUSALS = (ValueError, RuntimeError)
@@ -123,7 +120,7 @@ def _quiet_stderr() -> Iterator[None]:
 
     The native code writes to the descriptor itself and has no switch for it.
     """
-    with _stderr_lock, tempfile.TemporaryFile() as kept:
+    with _stderr_lock, _nameless_file() as kept:
         try:
             original = os.dup(2)
         except OSError:  # there is no stderr to keep quiet
@@ -139,3 +136,13 @@ def _quiet_stderr() -> Iterator[None]:
             lines = [line for line in kept if not line.startswith(b"INFO: ")]
             if lines:
                 os.write(2, b"".join(lines))
+
+
+def _nameless_file() -> BinaryIO:
+    """A file that is gone when it is closed, in memory where the system can."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("edgekit-stderr"), "w+b")
+    # Imported here: with what it brings along it takes longer than the interpreter's own module.
+    import tempfile  # noqa: PLC0415
+
+    return tempfile.TemporaryFile()

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgekit.core.errors import MissingDependencyError, SessionError
-from edgekit.runtime.engine import EngineTensor
+from edgekit.runtime.engine import Array, EngineTensor
 
 try:
     import onnxruntime
@@ -18,7 +17,6 @@ except ImportError as missing:
         "pip install 'edgekit[onnx-runtime]'"
     ) from missing
 
-Array = NDArray[Any]
 
 # ONNX Runtime's errors have no common base but Exception: take all that it defines.
 _REFUSALS: tuple[type[Exception], ...] = (

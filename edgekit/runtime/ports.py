@@ -3,15 +3,12 @@
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgekit.core.contract import InputContract, OutputContract, Shape
 from edgekit.core.errors import InputError, SessionError
 from edgekit.data.preprocess import as_array, cast_exactly
-from edgekit.runtime.engine import EngineTensor
+from edgekit.runtime.engine import Array, EngineTensor
 from edgekit.runtime.scaling import reading, storing
-
-Array = NDArray[Any]
 
 
 class InputPort:

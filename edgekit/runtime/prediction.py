@@ -2,15 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgekit.core.contract import Output
 from edgekit.core.errors import SessionError
-
-Array = NDArray[Any]
+from edgekit.runtime.engine import Array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

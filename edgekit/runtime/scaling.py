@@ -11,13 +11,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgekit.core.errors import InputError, SessionError
 from edgekit.data.preprocess import cast_exactly
-from edgekit.runtime.engine import EngineTensor
+from edgekit.runtime.engine import Array, EngineTensor
 
-Array = NDArray[Any]
 Conversion = Callable[[Array], Array]
 
 

@@ -2,11 +2,9 @@
 
 import threading
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgekit.bundle.manifest import Component, Evidence, Manifest
 from edgekit.bundle.verify import VerifiedBundle
@@ -14,14 +12,14 @@ from edgekit.core.codec import nearest
 from edgekit.core.contract import Contract, InputContract, Text
 from edgekit.core.errors import InputError, SessionError
 from edgekit.data.preprocess import prepare
-from edgekit.runtime.engine import Engine, EngineTensor
+from edgekit.runtime.engine import Array, Engine, EngineTensor
 from edgekit.runtime.engines import open_engine
-from edgekit.runtime.golden import SelfTest, run_self_test
 from edgekit.runtime.ports import InputPort, OutputPort
-from edgekit.runtime.prediction import Prediction, predict_outputs
 from edgekit.runtime.requirements import check_minimum_versions
 
-Array = NDArray[Any]
+if TYPE_CHECKING:
+    from edgekit.runtime.golden import SelfTest
+    from edgekit.runtime.prediction import Prediction
 
 
 class TensorSession:
@@ -100,13 +98,16 @@ class TensorSession:
         ]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def predict(self, raw: Mapping[str, Any] | Any, *, top: int = 5) -> Prediction:
+    def predict(self, raw: Mapping[str, Any] | Any, *, top: int = 5) -> "Prediction":
         """The prediction for one raw sample, prepared as the contract declares.
 
         raw: a path, picture, sound, text or array for the only input (or for all parts of one
         text), else a mapping by input name. top: how many labels to give.
         Raises: SessionError for what cannot be prepared, and for NaN in it.
         """
+        # Imported here, as in `self_test`: an app that runs arrays opens sooner without it.
+        from edgekit.runtime.prediction import predict_outputs  # noqa: PLC0415
+
         sample = {port.name: self._prepare(port.contract, raw) for port in self._inputs}
         if isinstance(raw, Mapping):
             self._check_names(raw)
@@ -117,11 +118,13 @@ class TensorSession:
         meanings = {item.name: item.meaning for item in self.contract.outputs}
         return predict_outputs(results, meanings, top=top)
 
-    def self_test(self) -> SelfTest:
+    def self_test(self) -> "SelfTest":
         """Run the bundle's golden inputs and compare all outputs.
 
         Raises: SessionError when the bundle's golden vectors belong to another component.
         """
+        from edgekit.runtime.golden import run_self_test  # noqa: PLC0415
+
         if self._component is not self.manifest.components[0]:
             raise SessionError(
                 f"golden vectors are for component '{self.manifest.components[0].name}', "
@@ -140,12 +143,7 @@ class TensorSession:
         """The session itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        fault: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close it."""
         self.close()
 

@@ -1,9 +1,10 @@
 """Where the store keeps what, and how an entry goes away.
 
 Under the root: ``results/KEY/result.json`` (written last), ``results/KEY/DIGEST/`` (the files),
-``locks/`` and ``temp/``. Two locks a key: ``work`` is held alone by whoever changes the entry;
-``use`` is shared by those who read it, until they close the store. A killed build leaves only
-folders in ``temp`` or trees without a record, and the next holder of ``work`` removes them.
+``locks/``, ``temp/``, and ``checkpoints/KEY/`` of long work that is not done yet. Two locks a key:
+``work`` is held alone by whoever changes the entry; ``use`` is shared by those who read it, until
+they close the store. A killed build leaves only checkpoints, folders in ``temp`` or trees without a
+record; the next holder of ``work`` goes on from the first and removes the others.
 """
 
 import re
@@ -26,13 +27,17 @@ class Layout:
 
     def make(self) -> None:
         """Make the folders, and delete what killed builds left behind."""
-        for name in ("results", "locks", "temp"):
+        for name in ("results", "locks", "temp", "checkpoints"):
             (self.root / name).mkdir(parents=True, exist_ok=True)
         self.remove_leftovers()
 
     def entry(self, key: str) -> Path:
         """The folder of one entry, there or not."""
         return self.root / "results" / key
+
+    def checkpoints(self, key: str) -> Path:
+        """The folder of what unfinished work on an entry may go on from, there or not."""
+        return self.root / "checkpoints" / key
 
     def lock(self, key: str, purpose: Literal["work", "use"]) -> Path:
         """The lock file of one entry.
@@ -44,8 +49,9 @@ class Layout:
         return self.root / "locks" / f"{key}.{purpose}"
 
     def known_keys(self) -> tuple[str, ...]:
-        """Every key that has an entry or a lock file."""
+        """Every key that has an entry, checkpoints or a lock file."""
         found = {item.name for item in (self.root / "results").iterdir()}
+        found |= {item.name for item in (self.root / "checkpoints").iterdir()}
         found |= {item.stem for item in (self.root / "locks").iterdir()}
         return tuple(sorted(key for key in found if _KEY.fullmatch(key)))
 
@@ -82,6 +88,7 @@ class Layout:
         use = try_lock(self.lock(key, "use"))
         if use is not None:
             self.discard(self.entry(key), key)
+            self.discard(self.checkpoints(key), key)
             self.lock(key, "use").unlink()
             use.release()
             self.lock(key, "work").unlink()

@@ -13,6 +13,8 @@ from edgekit.store.files import folder_entries
 
 SCHEMA = 1
 RECORD_NAME = "result.json"
+# How long something took is kept with a result and is no part of what it is.
+TIMES = "seconds"
 
 
 class DamagedEntryError(Exception):
@@ -65,8 +67,12 @@ class StoreEntry:
 
 
 def result_digest(files: tuple[FileEntry, ...], values: Mapping[str, Any]) -> str:
-    """sha256 over everything that a stage gave."""
-    return digest_of({"files": files, "values": values})
+    """sha256 over everything that a stage gave, but for the times that it took."""
+    return digest_of({"files": files, "values": _timeless(values)})
+
+
+def _timeless(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name != TIMES}
 
 
 def plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,7 +146,7 @@ def differences(old: Record, new: Record) -> tuple[str, ...]:
     files = _changed(
         {item.path: item for item in old.files}, {item.path: item for item in new.files}
     )
-    values = _changed(old.values, new.values)
+    values = _changed(_timeless(old.values), _timeless(new.values))
     return (*files, *(f"values.{name}" for name in values))
 
 

@@ -118,6 +118,16 @@ class Store:
             found = None if refresh else self._read_or_discard(key, reporter)
             return found or self._make(key, produce, reporter, remarks)
 
+    def checkpoints(self, key: str) -> Path:
+        """The folder that outlives a kill of the work on a key; asked for by ``produce`` alone.
+
+        It goes when the result is there.
+        """
+        folder = self._layout.checkpoints(key)
+        with self._writing():
+            folder.mkdir(exist_ok=True)
+        return folder
+
     def entries(self) -> tuple[StoreEntry, ...]:
         """All readable entries, the longest unused first."""
         listed = []
@@ -135,7 +145,7 @@ class Store:
 
     def size_bytes(self) -> int:
         """The bytes of everything that the store keeps."""
-        return folder_bytes(self.root / "results") + folder_bytes(self.root / "temp")
+        return sum(folder_bytes(self.root / name) for name in ("results", "temp", "checkpoints"))
 
     def clear(self) -> int:
         """Remove every entry that is not in use; the bytes that this freed."""
@@ -235,6 +245,7 @@ class Store:
             self._layout.discard(folder, record.key)
             temp.rename(folder)
         atomic_write(entry / RECORD_NAME, canonical_json(record), advice=ADVICE)
+        self._layout.discard(self._layout.checkpoints(record.key), record.key)
         self._prune(record)
         self._keep(record.key, self._use(record.key))
         changed = () if old is None else differences(old, record)

@@ -12,13 +12,14 @@ import zipfile
 import pytest
 
 from edgekit.bundle import seal as seal_module
+from edgekit.bundle.beside import fault_beside
 from edgekit.bundle.seal import check_output, check_zip_output, pack, seal_bundle, unpack
 from edgekit.bundle.verify import verify_bundle
 from edgekit.core.errors import BundleError, OutputError
 from tests.bundle import samples
 
 
-def seal(out, *, seed=0, force=False, files=None):
+def seal(out, *, seed=0, force=False, files=None, zip_out=None):
     made = samples.manifest(seed=seed)
     return seal_bundle(
         out,
@@ -26,6 +27,7 @@ def seal(out, *, seed=0, force=False, files=None):
         samples.FILES if files is None else files,
         lambda bundle_id: samples.evidence(made, bundle_id),
         force=force,
+        zip_out=zip_out,
     )
 
 
@@ -208,6 +210,37 @@ def test_a_zip_is_replaced_only_by_force_and_nothing_else_ever(tmp_path):
     assert (tmp_path / "text").read_text() == "mine"
 
 
+def test_a_bundle_sealed_with_a_zip_has_the_zip_that_packing_makes(tmp_path):
+    sealed = seal(tmp_path / "b", zip_out=tmp_path / "b.zip")
+    pack(tmp_path / "b", tmp_path / "packed.zip")
+    assert (tmp_path / "b.zip").read_bytes() == (tmp_path / "packed.zip").read_bytes()
+    newer = seal(tmp_path / "b", seed=1, zip_out=tmp_path / "b.zip", force=True)
+    assert newer.bundle_id != sealed.bundle_id
+    assert verify_bundle(tmp_path / "b.zip").contents == newer.contents
+    assert names(tmp_path) == ["b", "b.zip", "packed.zip"]
+
+
+def test_a_zip_that_cannot_be_written_leaves_the_old_folder_and_the_old_zip(tmp_path, monkeypatch):
+    sealed = seal(tmp_path / "b", zip_out=tmp_path / "b.zip")
+
+    def full(contents):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(seal_module, "encode_zip", full)
+    with pytest.raises(OutputError, match=r"b\.zip: .*the disk is full"):
+        seal(tmp_path / "b", seed=1, zip_out=tmp_path / "b.zip", force=True)
+    for name in ("b", "b.zip"):
+        assert verify_bundle(tmp_path / name).bundle_id == sealed.bundle_id
+    assert names(tmp_path) == ["b", "b.zip"]
+
+
+def test_a_file_in_the_place_of_the_zip_stops_the_folder_too(tmp_path):
+    (tmp_path / "b.zip").write_text("mine")
+    with pytest.raises(OutputError, match="is no zip"):
+        seal(tmp_path / "b", zip_out=tmp_path / "b.zip", force=True)
+    assert names(tmp_path) == ["b.zip"]
+
+
 def test_a_damaged_bundle_is_not_packed(tmp_path):
     seal(tmp_path / "b")
     (tmp_path / "b" / "MODEL_CARD.md").write_text("other")
@@ -219,21 +252,23 @@ def test_a_damaged_bundle_is_not_packed(tmp_path):
 CHILD = """
 import sys
 from pathlib import Path
+from edgekit.bundle.beside import zip_path
 from tests.bundle.test_seal import seal
 from tests.bundle import samples
 files = {**samples.FILES, **{f"assets/{i}": bytes(20_000) for i in range(20)}}
 import time
 for seed in range(1, 10_000):
     start = time.perf_counter()
-    seal(Path(sys.argv[1]), seed=seed, force=True, files=files)
+    out = Path(sys.argv[1])
+    seal(out, seed=seed, force=True, files=files, zip_out=zip_path(out))
     if seed == 1:
         print(time.perf_counter() - start, flush=True)
 """
 
 
 @pytest.mark.slow
-def test_a_kill_at_any_moment_leaves_a_whole_bundle(tmp_path):
-    seal(tmp_path / "b")
+def test_a_kill_at_any_moment_leaves_a_whole_bundle_and_a_whole_zip(tmp_path):
+    seal(tmp_path / "b", zip_out=tmp_path / "b.zip")
     draw = random.Random(0)
     for _ in range(30):
         child = subprocess.Popen(
@@ -243,9 +278,41 @@ def test_a_kill_at_any_moment_leaves_a_whole_bundle(tmp_path):
         time.sleep(draw.uniform(0.0, 3 * seconds_a_seal))
         child.send_signal(signal.SIGKILL)
         child.communicate()
-        verify_bundle(tmp_path / "b")
-        leftovers = [name for name in names(tmp_path) if name != "b"]
-        assert all(name.startswith(".b.edgekit-") for name in leftovers)
+        folder, packed = verify_bundle(tmp_path / "b"), verify_bundle(tmp_path / "b.zip")
+        # Between the two renames the folder is one build ahead, and that is said.
+        assert folder.manifest.seed - packed.manifest.seed in (0, 1)
+        is_ahead = folder.bundle_id != packed.bundle_id
+        assert is_ahead == bool(fault_beside(tmp_path / "b", folder.bundle_id))
+        leftovers = [name for name in names(tmp_path) if name not in ("b", "b.zip")]
+        assert all(name.startswith((".b.edgekit-", ".b.zip.edgekit-")) for name in leftovers)
     assert verify_bundle(tmp_path / "b").manifest.seed > 0
-    seal(tmp_path / "b", force=True)
-    assert names(tmp_path) == ["b"]
+    seal(tmp_path / "b", force=True, zip_out=tmp_path / "b.zip")
+    assert names(tmp_path) == ["b", "b.zip"]
+
+
+STOPPED = """
+import os, signal, sys
+from pathlib import Path
+from edgekit.bundle import place
+from tests.bundle.test_seal import seal
+put = place._put
+def put_and_stop(made, out, *, force):
+    put(made, out, force=force)
+    os.kill(os.getpid(), signal.SIGKILL)
+place._put = put_and_stop
+seal(Path(sys.argv[1]), seed=1, force=True, zip_out=Path(sys.argv[1] + ".zip"))
+"""
+
+
+def test_a_kill_between_the_two_renames_is_named_and_the_next_build_mends_it(tmp_path):
+    out = tmp_path / "b"
+    old = seal(out, zip_out=tmp_path / "b.zip")
+    done = subprocess.run([sys.executable, "-c", STOPPED, str(out)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    new = verify_bundle(out)
+    assert (new.manifest.seed, verify_bundle(tmp_path / "b.zip").bundle_id) == (1, old.bundle_id)
+    assert new.bundle_id[:12] in fault_beside(out, new.bundle_id)
+    assert "another bundle" in fault_beside(tmp_path / "b.zip", old.bundle_id)
+    seal(out, seed=1, force=True, zip_out=tmp_path / "b.zip")
+    assert fault_beside(out, new.bundle_id) == ""
+    assert names(tmp_path) == ["b", "b.zip"]

@@ -159,15 +159,17 @@ def test_each_file_is_read_once(tmp_path):
 
 
 def test_a_swap_between_listing_and_reading_is_caught(tmp_path):
+    folder = samples.write(tmp_path / "b", samples.contents())
+
     class Swapping(FolderSource):
         def read(self, path, *, maximum_bytes):
             if path == "model/model.tflite":
-                size = (self._folder / path).stat().st_size
-                (self._folder / path).write_bytes(b"\0" * size)
+                size = (folder / path).stat().st_size
+                (folder / path).write_bytes(b"\0" * size)
             return super().read(path, maximum_bytes=maximum_bytes)
 
     with pytest.raises(BundleError, match="was changed"):
-        verify_source(Swapping(samples.write(tmp_path / "b", samples.contents())))
+        verify_source(Swapping(folder))
 
 
 def test_a_link_inside_is_refused(tmp_path):

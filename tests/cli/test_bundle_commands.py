@@ -61,6 +61,16 @@ def test_a_changed_file_is_refused_with_6(verb, whole, command):
     assert "MODEL_CARD.md" in found.err
 
 
+def test_verify_names_another_bundles_zip_beside_the_folder(whole, candidate, command):
+    assert command("pack", candidate, "--out", f"{whole}.zip").code == 0
+    found = command("verify", whole, "--json")
+    assert found.code == 0
+    assert "another bundle" in json.loads(found.out)["beside"]
+    assert f"edgekit pack {whole} --force" in " ".join(found.err.split())
+    assert command("pack", whole, "--force").code == 0
+    assert "beside" not in json.loads(command("verify", whole, "--json").out)
+
+
 def test_verify_can_ask_for_proof(candidate, command):
     assert command("verify", candidate).code == 0
     found = command("verify", candidate, "--require", "proven")

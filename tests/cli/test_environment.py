@@ -18,7 +18,7 @@ suffix = ".tflite"
 compiler = "litert"
 runtime = "litert"
 runtime_package = "ai-edge-litert"
-minimum_runtime_version = "2.1.0"
+minimum_runtime_version = "2.3.0"
 
 [toolchain]
 requirements = ["{requirement}"]
@@ -242,10 +242,10 @@ def test_one_target_shows_pins_precisions_libraries_and_operators(command):
     text = " ".join(command("targets", "odd").out.split())
     for part in (
         "no-such-package-of-edgekit==1.0",
-        "ai-edge-litert 2.1.0 or newer",
+        "ai-edge-litert 2.3.0 or newer",
         "missing; the current environment lacks:",
         "int8 conv, linear a note on int8",
-        "android-arm64 23.4 MB 2.3.0 weighed by hand",
+        "android-arm64 23.4 MB - 2.3.0 weighed by hand",
         "1 fallback, 2 native",
         "aten.sort.default: fallback; sorted on one thread",
     ):

@@ -23,6 +23,15 @@ def test_top_k_equals_scikit_learns(k):
     assert found.mean() == top_k_accuracy_score(LABELS, LOGITS, k=k, labels=range(10))
 
 
+@pytest.mark.parametrize("metric", ["top-1", "top-5"])
+def test_scores_that_are_nan_are_never_right(metric):
+    scores, labels = np.zeros((4, 8)), np.arange(4)
+    scores[np.arange(4), labels] = 1.0
+    scores[0], scores[1, 1] = np.nan, np.nan
+    found = resolve_metric(metric).per_sample({"scores": scores}, labels, {"scores": scores})
+    assert found.tolist() == [0.0, 0.0, 1.0, 1.0]
+
+
 def test_top_1_breaks_ties_as_argmax_does():
     tied = RNG.integers(0, 3, (200, 6)).astype(np.float32)
     labels = RNG.integers(0, 6, 200)

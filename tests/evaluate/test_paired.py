@@ -90,6 +90,31 @@ def test_cosine_drop_is_what_is_missing_to_one_in_points():
     assert found.lost is None
 
 
+def test_no_interval_of_a_metric_passes_the_metrics_own_range():
+    close = FLOAT + RNG.normal(0, 1e-4, FLOAT.shape).astype(np.float32)
+    cosine = drop("cosine", FLOAT[:12], close[:12], None)
+    for figure in cosine.figures[1:]:
+        assert figure.low < figure.value <= figure.high <= 1.0
+    assert cosine.reference.value == cosine.reference.high == 1.0
+    opposite = drop("cosine", FLOAT[:12], -close[:12], None).candidate
+    assert -1.0 <= opposite.low <= opposite.value < opposite.high
+    target = FLOAT[:3] + np.float32(1e-6)
+    error = drop("mae", FLOAT[:3], close[:3], target)
+    assert error.reference.low >= 0.0
+    assert error.candidate.low >= 0.0
+
+
+def test_a_callable_that_says_it_is_bounded_is_cut_at_0_and_1():
+    def nearly_right(outputs, targets):
+        return np.linspace(0.5, 1.0, len(outputs)) ** 0.01
+
+    free = drop(nearly_right, FLOAT[:3], WORSE[:3], LABELS[:3]).candidate
+    nearly_right.is_bounded = True
+    cut = drop(nearly_right, FLOAT[:3], WORSE[:3], LABELS[:3]).candidate
+    assert free.high > 1.0 == cut.high
+    assert (free.value, free.low) == (cut.value, cut.low)
+
+
 def test_nll_drop_is_in_percent_of_the_float_models_and_says_so():
     figure = drop("nll").drop
 

@@ -1,5 +1,6 @@
 """What is advised after a verdict, one line for every limit that did not pass."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -83,6 +84,14 @@ def test_an_undecided_limit_says_how_many_samples_would_decide(lines):
 def test_a_value_on_the_bound_is_decided_by_no_number_of_samples(lines):
     (line,) = lines([limit("metric_drop", 1)], [figure("metric_drop", 1, 0.5, 1.5, 100)])
     assert "no number of samples would decide" in line
+
+
+def test_a_bounded_library_is_decided_by_a_citation_and_not_by_samples(lines):
+    cited = replace(figure("footprint_bytes", 5, 5, 20), provenance=Provenance.CITED)
+    found = lines([limit("footprint_bytes", 10, EvidenceKind.CITED)], [cited])
+    assert found[0].startswith("footprint_bytes: only an upper bound of the engine's library is ")
+    assert "cite the library of the very version under runtime_library" in found[0]
+    assert "samples" not in found[0]
 
 
 def test_a_pending_limit_says_what_evidence_it_needs(lines):

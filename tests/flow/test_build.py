@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from ai_edge_litert.interpreter import Interpreter
@@ -98,12 +99,24 @@ def test_figures_are_what_lies_on_the_disk(builds):
     assert figures["artifact_bytes"].value == size
     target = tomllib.loads((ROOT / "targets" / "litert" / "target.toml").read_text())
     (library,) = [i for i in target["runtime_library"] if i["abi"] == "android-arm64"]
-    assert figures["footprint_bytes"].value == size + library["bytes"]
+    footprint = figures["footprint_bytes"]
+    assert footprint.low == footprint.value == size + library["bytes"]
+    assert footprint.high == size + library["at_most_bytes"] > footprint.value
     images, labels = pictures(800, 2)
     with torch.no_grad():
         right = network()(torch.from_numpy(images))[0].argmax(dim=1).numpy() == labels
     assert figures["metric_float"].value == pytest.approx(100 * right.mean())
     assert figures["latency_ratio"].samples >= 100
+
+
+def test_the_footprint_of_a_server_is_exact(builds):
+    result = builds.honest("edge-server")
+    (footprint,) = [i for i in result.evidence.figures if i.name == "footprint_bytes"]
+    size = (result.bundle / "model" / "model.onnx").stat().st_size
+    folder = Path(onnxruntime.__file__).parent / "capi"
+    parts = ["onnxruntime_pybind11_state.*.so", "libonnxruntime_providers_shared.so"]
+    library = sum(path.stat().st_size for part in parts for path in folder.glob(part))
+    assert footprint.low == footprint.value == footprint.high == size + library
 
 
 def test_a_skipped_step_is_named_in_the_manifest_and_the_card(builds):
@@ -248,6 +261,19 @@ def test_a_zip_lies_beside_the_folder_and_opens(builds):
     with pytest.raises(OutputError, match=r"\.zip: exists"):
         builds.build("edge-server", zip=True, out=out)
     assert not out.exists()
+
+
+def test_a_build_with_zip_replaces_both_and_one_without_names_the_old_zip(builds):
+    out = builds.new("twice")
+    builds.build("edge-server", zip=True, out=out)
+    again = {"out": out, "force": True}
+    second = builds.build("edge-server", limits={"latency_ratio": 900.0}, zip=True, **again)
+    packed = out.with_name(out.name + ".zip")
+    assert edgekit.verify(packed).bundle_id == second.bundle_id
+    events = []
+    builds.build("edge-server", limits={"latency_ratio": 800.0}, listener=events.append, **again)
+    (told,) = [item.message for item in events if "another bundle" in item.message]
+    assert f"{packed} is {second.bundle_id[:12]}" in told
 
 
 def test_without_out_the_bundle_is_named_by_workload_and_profile(builds, tmp_path, monkeypatch):

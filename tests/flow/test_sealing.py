@@ -86,6 +86,6 @@ def test_a_manifest_says_nothing_of_the_machine_that_built_it(builds):
     for word in ("latency_ms", "created", str(result.bundle.parent), str(Path.home())):
         assert f'"{word}' not in text
     assert result.evidence.created.endswith("Z")
-    assert set(result.evidence.step_figures) == {"export", "quantize"}
+    assert [step.name for step in result.evidence.steps] == ["float model", "export", "quantize"]
     card = (result.bundle / "MODEL_CARD.md").read_text()
     assert "tiny-of-two" in card

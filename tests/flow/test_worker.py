@@ -1,5 +1,6 @@
 """Stages in processes of their own: events, errors and ends come through as if they ran here."""
 
+import errno
 import json
 import os
 import signal
@@ -14,11 +15,13 @@ import pytest
 
 import edgekit
 from edgekit.core import errors
+from edgekit.core.codec import to_plain
 from edgekit.core.errors import CompileError, Interrupted, MissingDependencyError, StepError
 from edgekit.core.progress import Event, Reporter, ignore
 from edgekit.core.stage import StageRequest, resolve_handler
 from edgekit.flow.worker import StageDefectError, WorkerTraceback, run_in_worker
 from edgekit.flow.worker_child import known_class
+from tests.measure import artifacts
 
 
 def request(plugin: str, function: str, **settings: Any) -> StageRequest:
@@ -275,6 +278,65 @@ def test_a_worker_dies_with_a_parent_that_was_killed(plugin: str, tmp_path: Path
         assert wait_until_gone([worker]) == []
     finally:
         os.kill(grandchild, signal.SIGKILL)
+
+
+MEASURING_PARENT = """
+import json, sys
+from pathlib import Path
+from edgekit.core.codec import from_plain
+from edgekit.core.stage import StageRequest
+from edgekit.flow.worker import run_in_worker
+request = from_plain(StageRequest, json.loads(sys.argv[1]), where="request")
+run_in_worker(request, Path(sys.argv[2]), lambda event: None)
+"""
+
+
+def waiting_reader(pipe: Path) -> int:
+    """The end of a named pipe that writes, once somebody waits to read from it."""
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as nobody:
+            if nobody.errno != errno.ENXIO or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
+def descendants(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [item for child in map(int, children) for item in (child, *descendants(child))]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal")
+def test_the_process_that_measures_memory_dies_with_a_killed_parent_of_its_worker(
+    tmp_path: Path,
+) -> None:
+    item = artifacts.write_onnx(tmp_path / "model")
+    # The measuring process reads its data first: from a pipe it waits for ever.
+    (tmp_path / "data").mkdir()
+    os.mkfifo(tmp_path / "data" / "meta.json")
+    stage = StageRequest(
+        name="memory",
+        handler="edgekit.measure.memory:measure",
+        settings={
+            "artifact": artifacts.plain(item),
+            "contract": artifacts.plain(artifacts.contract()),
+        },
+        inputs={"artifact": str(tmp_path / "model"), "data": str(tmp_path / "data")},
+    )
+    job = json.dumps(to_plain(stage))
+    parent = subprocess.Popen([sys.executable, "-c", MEASURING_PARENT, job, str(tmp_path)])
+    try:
+        writing = waiting_reader(tmp_path / "data" / "meta.json")
+        worker, measuring = descendants(parent.pid)
+    finally:
+        parent.kill()
+        parent.wait()
+    try:
+        assert wait_until_gone([worker, measuring]) == []
+    finally:
+        os.close(writing)
 
 
 def test_the_request_that_is_sent_is_plain_json(plugin: str, model: Path) -> None:

@@ -1,5 +1,7 @@
 """Estimates follow the arithmetic of bits, and say that they are estimates."""
 
+from dataclasses import replace
+
 import pytest
 
 from edgekit.core.errors import CompileError
@@ -59,6 +61,27 @@ def test_a_microcontroller_is_estimated_in_flash_and_ram():
     }
     assert {"flash_bytes", "ram_bytes"} <= names
     assert "footprint_bytes" not in names
+
+
+def test_a_bounded_library_widens_the_footprint_and_an_exact_one_does_not():
+    (exact,) = target().runtime_libraries
+    bounded = replace(exact, at_most_bytes=20_000_000, at_most_source="s")
+    found = [
+        next(
+            figure
+            for figure in estimate_figures(
+                big(), profile(), replace(target(), runtime_libraries=(library,)), INT8
+            )
+            if figure.name == "footprint_bytes"
+        )
+        for library in (exact, bounded)
+    ]
+    artifact = estimate_artifact_bytes(big(), target(), INT8)
+    # 15% either way on what is estimated; the bound is not estimated again.
+    assert found[0].high == pytest.approx(1.15 * (artifact + 5_000_000), abs=1)
+    assert found[1].high == pytest.approx(1.15 * artifact + 20_000_000, abs=1)
+    assert found[0].value == found[1].value == pytest.approx(artifact + 5_000_000, abs=1)
+    assert found[0].low == found[1].low
 
 
 def test_an_unsupported_operator_is_named_with_its_module():

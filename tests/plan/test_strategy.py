@@ -1,6 +1,7 @@
 """Steps run or are skipped by name and reason; what cannot be is an error."""
 
-from dataclasses import replace
+import sys
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -55,7 +56,56 @@ def test_what_a_step_itself_needs_is_a_condition_too():
     strategy = plan(
         Step(name="prune"), QUANTIZE, effort="standard", installed={**INSTALLED, "prune": needy}
     )
-    assert strategy.skipped[0].reason == "the workload has no student"
+    assert strategy.skipped[0].reason.startswith("the workload has no student")
+
+
+def test_a_skipped_step_says_what_it_would_have_bought():
+    step = Step(name="prune", settings={"ratio": 0.6}, reason="fewer channels")
+    reason = plan(step, QUANTIZE).skipped[0].reason
+    # 0.4 of the channels on both sides of a layer leave 0.4 * 0.4 of its weights.
+    assert reason.endswith("(fewer channels; would leave about 16% of the weights (estimated))")
+
+
+def nested(effort, **stated):
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Loop:
+        epochs: int = 4
+        rate: float = 0.1
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Settings:
+        ratio: float = 0.5
+        recover: Loop = field(default_factory=Loop)
+
+    module = sys.modules[__name__]
+    module.Nested = Settings
+    # Annotations are looked up where the class is defined.
+    module.Loop = Loop
+    spec = replace(INSTALLED["prune"], settings=f"{__name__}:Nested", is_training=False)
+    wishes = Wishes(
+        effort=effort,
+        settings={"prune": stated},
+        conditions=frozenset({"training data"}),
+    )
+    steps = (Step(name="prune", settings={"recover": {"rate": 0.2}}), QUANTIZE)
+    return make_strategy(
+        facts(), profile(steps=steps), target(), {**INSTALLED, "prune": spec}, wishes
+    ).steps[0]
+
+
+def test_settings_within_settings_are_merged():
+    step = nested("standard", recover={"epochs": 7})
+    assert step.settings == {"ratio": 0.5, "recover": {"epochs": 7, "rate": 0.2}}
+
+
+def test_effort_max_trains_longer_but_for_epochs_that_were_stated():
+    assert nested("max").settings["recover"]["epochs"] == 12
+    assert nested("max", recover={"epochs": 7}).settings["recover"]["epochs"] == 7
+
+
+def test_a_step_that_trains_is_skipped_at_effort_quick_and_runs_when_it_trains_nothing():
+    assert "effort quick trains nothing" in nested("quick").reason
+    assert nested("quick", recover={"epochs": 0}).is_run
 
 
 def test_strict_makes_a_skipped_step_an_error():

@@ -49,9 +49,18 @@ def test_a_plug_in_of_another_package_is_found(plug_in, tmp_path):
 
 
 def test_a_name_taken_twice_is_an_error_that_names_both(plug_in):
+    plug_in("theirs", "fast", "their_engine:Engine")
+    plug_in("others", "fast", "other_engine:Engine")
+    with pytest.raises(SessionError, match=r"other_engine:Engine \(package others\).*theirs"):
+        load_engine("fast")
+
+
+def test_no_plug_in_takes_the_place_of_an_own_engine(plug_in, tmp_path):
+    from edgekit.runtime.litert import LiteRtEngine
+
+    (tmp_path / "their_engine.py").write_text("class Engine: pass\n")
     plug_in("theirs", "litert", "their_engine:Engine")
-    with pytest.raises(SessionError, match=r"edgekit\.runtime\.litert.*edgekit.*theirs"):
-        load_engine("litert")
+    assert load_engine("litert") is LiteRtEngine
 
 
 def test_a_plug_in_that_cannot_be_imported_is_named(plug_in):

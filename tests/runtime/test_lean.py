@@ -26,6 +26,20 @@ def test_importing_the_runtime_imports_numpy_at_most_and_nothing_heavy(module):
     assert python(code) == "[]\n"
 
 
+SLOW = ("importlib.metadata", "email", "urllib", "pathlib", "zipfile", "difflib", "tempfile",
+        "edgekit.core.strategy", "edgekit.evaluate", "edgekit.runtime.golden")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "engine"),
+    [("float_litert", "ai_edge_litert.interpreter"), ("dynamic_onnx", "onnxruntime")],
+)
+def test_opening_a_bundle_imports_nothing_slow_besides_its_engine(bundles, name, engine):
+    told = f"print([m for m in {SLOW!r} if m in sys.modules])"
+    alone = python(f"import sys, numpy, {engine}; {told}")
+    assert python(f"import sys, edgekit; edgekit.open(sys.argv[1]); {told}", bundles[name]) == alone
+
+
 def test_the_public_names_are_there_and_no_others():
     for name in runtime.__all__:
         assert getattr(runtime, name)

@@ -47,10 +47,23 @@ def the_engine_is_forgotten_in_the_budget(kit):
     """The artifact fits, the engine's own megabytes beside it do not."""
     kit.refuses(
         BudgetError,
-        r"footprint_bytes: fail \(23.* must be at most 1 MB",
+        r"footprint_bytes: fail \(5\.5.* must be at most 1 MB",
         "phone",
         limits={**ANY_LATENCY, "footprint_bytes": 1e6},
     )
+
+
+@fault("verdict")
+def the_engine_of_another_version_fits(kit):
+    """The nearest version's library fits; the upper bound of the right one's does not."""
+    refusal = kit.refuses(
+        BudgetError,
+        r"footprint_bytes: inconclusive \(5\.5.* MB to 23\.4 MB straddles 20 MB",
+        "phone",
+        limits={**ANY_LATENCY, "footprint_bytes": 20e6},
+    )
+    advice = " ".join(refusal.result.advice)
+    assert "footprint_bytes: only an upper bound of the engine's library is known" in advice
 
 
 @fault("verdict")

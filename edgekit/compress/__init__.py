@@ -1,0 +1,64 @@
+"""Compression of a torch model before it is exported, one technique a module; training lives here.
+
+Every step is a function ``(settings, bench, reporter) -> StepResult``: ``bench.Bench`` holds the
+model and all that a step may work with, and is put together by ``flow``. The parts of a step
+(importances, losses, decompositions) are plain functions on torch objects, usable alone. ``state``
+writes a changed model down and reads it back without pickles.
+
+This module itself is light: it only registers what there is. To add a step, write its settings (a
+frozen dataclass), its function, and register a ``StepSpec`` under the entry points
+``edgekit.steps``. Imports ``runtime`` and below, never ``compile`` or ``measure``.
+"""
+
+from edgekit.core.strategy import ActsOn, StepSpec
+
+PRUNE = StepSpec(
+    name="prune",
+    acts_on=ActsOn.MODULE,
+    handler="edgekit.compress.prune:prune",
+    settings="edgekit.core.steps:Prune",
+    summary="takes out whole channels, heads, neurons or layers, and retrains the rest",
+    is_training=True,
+)
+
+SPARSIFY = StepSpec(
+    name="sparsify",
+    acts_on=ActsOn.MODULE,
+    handler="edgekit.compress.sparsify:sparsify",
+    settings="edgekit.core.steps:Sparsify",
+    summary="sets single weights to zero: a smaller download, no speed unless measured",
+)
+
+DISTIL = StepSpec(
+    name="distil",
+    acts_on=ActsOn.MODULE,
+    handler="edgekit.compress.distil:distil",
+    settings="edgekit.core.steps:Distil",
+    summary="trains a smaller student to do what the model does",
+    is_training=True,
+)
+
+FACTORIZE = StepSpec(
+    name="factorize",
+    acts_on=ActsOn.MODULE,
+    handler="edgekit.compress.factorize:factorize",
+    settings="edgekit.core.steps:Factorize",
+    summary="writes large layers as products of thin ones (SVD, Tucker)",
+)
+
+LORA = StepSpec(
+    name="lora",
+    acts_on=ActsOn.MODULE,
+    handler="edgekit.compress.lora:lora",
+    settings="edgekit.core.steps:Lora",
+    summary="merges low-rank adapters, its own or trained here, into the weights",
+)
+
+TRAIN = StepSpec(
+    name="train",
+    acts_on=ActsOn.MODULE,
+    handler="edgekit.compress.finetune:finetune",
+    settings="edgekit.core.steps:Train",
+    summary="trains the model further, on its own loss",
+    is_training=True,
+)

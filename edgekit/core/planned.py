@@ -1,0 +1,30 @@
+"""What became of a strategy's steps: all that a bundle's manifest keeps of it.
+
+Apart from ``strategy``, which names the same classes: a device that opens a bundle needs these two
+and none of the settings.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedStep:
+    """One step after planning: whether it runs, why, and its full settings as plain values."""
+
+    name: str
+    is_run: bool
+    reason: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strategy:
+    """All planned steps in order, skipped ones among them."""
+
+    steps: tuple[PlannedStep, ...]
+
+    @property
+    def skipped(self) -> tuple[PlannedStep, ...]:
+        """The steps that will not run."""
+        return tuple(step for step in self.steps if not step.is_run)

@@ -1,0 +1,14 @@
+"""Settings of the steps that change a torch model: plain values, one module a technique.
+
+A profile writes them in TOML, ``plan`` checks them, ``compress`` reads them. Nothing here needs
+torch. Each class states its defaults; ``Train`` is part of every step that trains.
+"""
+
+from edgekit.core.steps.distil import Distil
+from edgekit.core.steps.factorize import Factorize
+from edgekit.core.steps.lora import Lora
+from edgekit.core.steps.prune import Prune
+from edgekit.core.steps.sparsify import Sparsify
+from edgekit.core.steps.train import Train
+
+__all__ = ["Distil", "Factorize", "Lora", "Prune", "Sparsify", "Train"]

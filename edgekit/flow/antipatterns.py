@@ -1,0 +1,92 @@
+"""Known ways to ship a worse model than one needs to: found in a build, each with its fix.
+
+Only what is the same on every machine is looked at, because the lines go into the manifest.
+"""
+
+import statistics
+from collections.abc import Iterator
+
+from edgekit.core.profile import DeviceProfile
+from edgekit.core.strategy import Strategy
+from edgekit.evaluate.drift import Drift
+from edgekit.flow.planning import quantize_of
+from edgekit.measure.weight_errors import WeightError
+
+# Ranges of activations settle after about this many samples (docs/results.md).
+FEW_SAMPLES = 100
+# A layer whose weights lose so many times the median at the same bits stands out.
+OUTLYING = 8.0
+NAMED_LAYERS = 3
+
+
+def find_anti_patterns(
+    profile: DeviceProfile,
+    strategy: Strategy,
+    drift: Drift | None,
+    errors: tuple[WeightError, ...],
+) -> tuple[str, ...]:
+    """A line for each anti-pattern: what it is, and what to do.
+
+    drift: of the calibration data from the evaluation data. errors: what each layer's weights lost.
+    """
+    return (
+        *_one_technique(strategy),
+        *_full_precision(profile, strategy),
+        *_calibration(strategy, drift),
+        *_same_bits(errors),
+    )
+
+
+def _one_technique(strategy: Strategy) -> Iterator[str]:
+    run = [step.name for step in strategy.steps if step.is_run]
+    skipped = [step.name for step in strategy.skipped]
+    if len(run) == 1 and skipped:
+        yield (
+            f"only one technique ({run[0]}) where the profile asks for {len(run) + len(skipped)}: "
+            f"{', '.join(skipped)} did not run; give training data and --effort standard"
+        )
+
+
+def _full_precision(profile: DeviceProfile, strategy: Strategy) -> Iterator[str]:
+    if quantize_of(strategy) is None:
+        yield (
+            f"full precision for {profile.name}: no step makes the weights smaller; add a quantize "
+            "step to the profile"
+        )
+
+
+def _calibration(strategy: Strategy, drift: Drift | None) -> Iterator[str]:
+    quantize = quantize_of(strategy)
+    if drift is None or quantize is None or quantize.activations != "static":
+        return
+    if drift.samples < FEW_SAMPLES:
+        yield (
+            f"calibration on {drift.samples} samples: the ranges of activations rest on too few; "
+            f"give {FEW_SAMPLES} or more"
+        )
+    if drift.is_large:
+        yield (
+            f"calibration data unlike the evaluation data: {drift.statistic} differs by "
+            f"{drift.distance:.2f} (Kolmogorov-Smirnov; chance stays below {drift.threshold:.2f}); "
+            "calibrate on samples of the kind that the device will see, prepared alike"
+        )
+
+
+def _same_bits(errors: tuple[WeightError, ...]) -> Iterator[str]:
+    """Layers at the same bits whose weights lose far more than those of the others."""
+    by_bits: dict[int, list[tuple[str, float]]] = {}
+    for item in errors:
+        by_bits.setdefault(item.bits, []).append((item.layer, item.relative_error))
+    for bits, layers in sorted(by_bits.items()):
+        median = statistics.median(error for _, error in layers)
+        worst = [item for item in layers if len(layers) > 2 and item[1] > OUTLYING * median]
+        if worst and median > 0:
+            worst.sort(key=lambda item: -item[1])
+            named = ", ".join(
+                f"{layer} ({error / median:.0f} times the median)"
+                for layer, error in worst[:NAMED_LAYERS]
+            )
+            yield (
+                f"the same {bits} bits for layers of very different sensitivity: the weights of "
+                f"{named} lose more than the others'; keep them at more bits (--layer PATTERN=int8)"
+            )

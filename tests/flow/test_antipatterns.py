@@ -1,0 +1,82 @@
+"""Known mistakes are found, and a build without them is told nothing."""
+
+import pytest
+
+from edgekit.catalog import load_profile
+from edgekit.core.codec import to_plain
+from edgekit.core.strategy import PlannedStep, Quantize, Strategy
+from edgekit.evaluate.drift import Drift
+from edgekit.flow.antipatterns import find_anti_patterns
+from edgekit.measure.weight_errors import WeightError
+
+PROFILE = load_profile("phone")
+STATIC = to_plain(Quantize(precision="int8", activations="static"))
+QUANTIZE = PlannedStep(name="quantize", is_run=True, reason="", settings=STATIC)
+DISTIL = PlannedStep(name="distil", is_run=True, reason="")
+
+
+def drift(distance=0.05, samples=500):
+    return Drift(distance=distance, statistic="the mean of 'x'", threshold=0.2, samples=samples)
+
+
+def errors(*values, bits=8):
+    return tuple(
+        WeightError(layer=f"layer{index}", bits=bits, relative_error=value)
+        for index, value in enumerate(values)
+    )
+
+
+ORDINARY = drift()
+
+
+def found(*steps, drift=ORDINARY, errors=()):
+    return find_anti_patterns(PROFILE, Strategy(steps=steps), drift, errors)
+
+
+def test_a_build_without_mistakes_is_told_nothing():
+    assert found(DISTIL, QUANTIZE, errors=errors(0.01, 0.02, 0.01)) == ()
+
+
+def test_only_one_technique_is_named_with_what_is_missing():
+    skipped = PlannedStep(name="distil", is_run=False, reason="no data")
+    (line,) = found(skipped, QUANTIZE)
+    assert line.startswith("only one technique (quantize) where the profile asks for 2: distil")
+    assert "--effort standard" in line
+
+
+def test_a_profile_of_one_step_asks_for_no_more():
+    assert found(QUANTIZE) == ()
+
+
+def test_full_precision_is_named():
+    (line,) = found(DISTIL)
+    assert "full precision for phone" in line
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (drift(samples=32), "calibration on 32 samples"),
+        (drift(distance=0.4), "unlike the evaluation data: the mean of 'x' differs by 0.40"),
+    ],
+)
+def test_bad_calibration_data_are_named(given, words):
+    (line,) = found(DISTIL, QUANTIZE, drift=given)
+    assert words in line
+
+
+def test_calibration_data_do_not_matter_where_nothing_is_calibrated():
+    dynamic = {**STATIC, "activations": "dynamic"}
+    step = PlannedStep(name="quantize", is_run=True, reason="", settings=dynamic)
+    assert found(DISTIL, step, drift=drift(distance=0.9, samples=3)) == ()
+
+
+def test_layers_that_lose_far_more_at_the_same_bits_are_named():
+    (line,) = found(DISTIL, QUANTIZE, errors=errors(0.01, 0.01, 0.2, 0.01))
+    assert "the same 8 bits" in line
+    assert "layer2 (20 times the median)" in line
+
+
+def test_layers_are_compared_at_the_same_bits_only():
+    mixed = (*errors(0.01, 0.011, 0.01), *errors(0.2, 0.21, 0.2, bits=4))
+    assert found(DISTIL, QUANTIZE, errors=mixed) == ()

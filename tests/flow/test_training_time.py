@@ -1,0 +1,85 @@
+"""A plan says beforehand how long its training steps will take."""
+
+import pytest
+import torch
+
+import edgekit
+from edgekit.core.progress import ignore
+from edgekit.core.strategy import PlannedStep, Strategy
+from edgekit.flow import training_time
+from edgekit.flow.planning import make_plan
+from edgekit.flow.prepare import capture_model
+from edgekit.flow.results import BuildOptions
+from edgekit.flow.sources import resolve_source
+from edgekit.flow.training_time import estimate_training
+from tests.flow import tiny
+from tests.flow.test_compressing import profile
+
+
+@pytest.fixture
+def captured(tmp_path):
+    def capture(**changes):
+        given = tiny.workload(**{"training": tiny.samples(300, 7), **changes})
+        return capture_model(resolve_source(given, tmp_path), tmp_path, ignore)
+
+    return capture
+
+
+def planned(model, tmp_path, settings):
+    device = profile(tmp_path, ("train", settings))
+    return make_plan(model, BuildOptions(device=device, effort="standard"))
+
+
+def test_the_estimate_goes_with_samples_and_epochs(captured, tmp_path, monkeypatch):
+    model = captured()
+    monkeypatch.setattr(training_time, "_seconds_a_sample", lambda _: 0.002)
+    figure = estimate_training(model, planned(model, tmp_path, "{ epochs = 5 }"))
+    assert figure.value == pytest.approx(300 * 5 * 0.002)
+    assert figure.low < figure.value < figure.high
+    assert figure.provenance == "estimated"
+
+
+def test_a_sample_is_really_timed(captured):
+    seconds = training_time._seconds_a_sample(captured())
+    assert 0 < seconds < 1
+
+
+def test_timing_leaves_the_users_model_as_it_was(captured):
+    model = captured()
+    module = model.workload.model
+    # The network was trained in this process and still holds its last gradients.
+    weights = [item for item in module.parameters() if item.grad is not None]
+    grads = [item.grad.clone() for item in weights]
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    training_time._seconds_a_sample(model)
+    assert not module.training
+    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+    assert all(torch.equal(old, item.grad) for old, item in zip(grads, weights, strict=True))
+
+
+def test_data_without_a_length_are_not_evaluated(captured, tmp_path):
+    model = captured(training=iter(tiny.samples(10, 7)))
+    figure = estimate_training(model, planned(model, tmp_path, "{ epochs = 5 }"))
+    assert figure.value is None
+    assert "no len()" in figure.how
+
+
+def test_a_plan_that_trains_nothing_has_no_such_figure(captured, tmp_path):
+    model = captured()
+    plan = planned(model, tmp_path, "{ epochs = 5 }")
+    step = PlannedStep(name="quantize", is_run=True, reason="")
+    bare = training_time.Plan(
+        **{
+            name: getattr(plan, name)
+            for name in ("profile", "target", "compiler", "limits", "specs")
+        },
+        strategy=Strategy(steps=(step,)),
+    )
+    assert estimate_training(model, bare) is None
+
+
+def test_the_plan_shows_it(tmp_path):
+    device = profile(tmp_path, ("train", "{ epochs = 2 }"))
+    given = tiny.workload(training=tiny.samples(300, 7))
+    result = edgekit.plan(given, device=device, effort="standard")
+    assert "training_seconds" in [figure.name for figure in result.estimates]
