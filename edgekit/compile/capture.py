@@ -256,7 +256,10 @@ def _export(
     axes = {0: Dim(BATCH_AXIS, min=1)} if is_dynamic else None
     shapes = (tuple(axes for _ in sample),) if is_dynamic else None
     try:
-        return torch.export.export(flat, sample, dynamic_shapes=shapes, strict=False)
+        # Without gradients, code under its own torch.no_grad() (rotary embeddings of Llama) is no
+        # subgraph with an operator of its own, which no target takes.
+        with torch.no_grad():
+            return torch.export.export(flat, sample, dynamic_shapes=shapes, strict=False)
     except GuardOnDataDependentSymNode as error:
         raise CompileError(
             f"the graph depends on the data{_place(error, model, flat)}: {first_line(error)}; an "

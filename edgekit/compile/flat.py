@@ -31,7 +31,7 @@ def flatten_interface(
             "the model has forward hooks on its outermost module; remove them, or register them "
             "on an inner module"
         )
-    is_named = set(inputs) <= set(_parameter_names(model)) and bool(inputs)
+    is_named = takes_by_name(model, inputs)
     original = type(model).forward
 
     def forward(self: nn.Module, *args: Tensor) -> tuple[Tensor, ...]:
@@ -72,6 +72,11 @@ def flatten_program(
     module = GraphModule(unlifted, graph)
     module.training = False
     return module
+
+
+def takes_by_name(model: nn.Module, inputs: tuple[str, ...]) -> bool:
+    """Whether a model's ``forward`` has parameters of these names."""
+    return set(inputs) <= set(_parameter_names(model)) and bool(inputs)
 
 
 def _parameter_names(model: nn.Module) -> tuple[str, ...]:

@@ -112,11 +112,12 @@ class StepResult:
 
     model: in eval mode, on the CPU. masks: where weights must stay zero (0 and 1, by parameter
     name). points: every point on the way. values: plain figures of the step's own for the report.
-    base: what the model was made from: the user's model, or a new one of the student factory.
+    base: what the model was made from: the one on the bench ("current"), the user's model, or a new
+    one of the student factory.
     """
 
     model: nn.Module
-    base: Literal["model", "student"] = "model"
+    base: Literal["current", "model", "student"] = "current"
     masks: Mapping[str, Tensor] = field(default_factory=dict)
     points: tuple[StepPoint, ...] = ()
     values: Mapping[str, Any] = field(default_factory=dict)

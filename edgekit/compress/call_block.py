@@ -11,11 +11,13 @@ import inspect
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
+from torch.overrides import get_overridable_functions
 
 from edgekit.compress.state import MAKEABLE, class_name
 from edgekit.core.errors import StepError
@@ -31,15 +33,17 @@ _MODULES: Mapping[str, Any] = {
     "math": math,
     "builtins": builtins,
 }
+_MAKERS = (
+    "arange", "empty", "eye", "full", "full_like", "linspace", "ones", "ones_like", "rand", "randn",
+    "tensor", "tril_indices", "triu_indices", "zeros", "zeros_like", "empty_like",
+)  # fmt: skip
+_BUILTINS = (
+    "abs", "bool", "float", "getattr", "int", "len", "max", "min", "pow", "round", "slice", "sum",
+)  # fmt: skip
 _REQUIRED = "required"
 
 # One call: its name, "function" | "method" | "module" | "attribute", what, arguments, keywords.
 Call = tuple[str, str, str, Any, Any]
-
-
-def take(value: Tensor, axis: int, *indices: int) -> Tensor:
-    """Some positions of an axis, in order."""
-    return value.index_select(axis, torch.tensor(indices, device=value.device))
 
 
 class CallBlock(nn.Module):
@@ -125,22 +129,36 @@ def function_of(name: str) -> Callable[..., Any]:
 
     Raises: StepError for a name that is none of torch's.
     """
-    place, _, leaf = name.partition(":")
-    if name == "edgekit:take":
-        return take
-    found = getattr(_MODULES.get(place), leaf, None)
-    if not callable(found):
+    found = _functions().get(name)
+    if found is None:
         raise StepError(f"a written call names '{name}', which is no function of torch")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def name_of(function: Callable[..., Any]) -> str | None:
     """The name under which a function can be written down; None if there is none."""
     leaf = getattr(function, "__name__", "")
-    for place, module in _MODULES.items():
-        if getattr(module, leaf, None) is function:
-            return f"{place}:{leaf}"
-    return None
+    names = [f"{place}:{leaf}" for place in _MODULES]
+    return next((name for name in names if _functions().get(name) is function), None)
+
+
+@cache
+def _functions() -> dict[str, Callable[..., Any]]:
+    """What may be called by name: functions of tensors and numbers, and nothing that runs code."""
+    on_tensors = get_overridable_functions()
+    known = {
+        "functional": [item.__name__ for item in on_tensors[functional]],
+        "torch": [*(item.__name__ for item in on_tensors[torch]), *_MAKERS],
+        "operator": operator.__all__,
+        "math": [name for name in vars(math) if not name.startswith("_")],
+        "builtins": _BUILTINS,
+    }
+    found = {
+        f"{place}:{leaf}": getattr(_MODULES[place], leaf, None)
+        for place, leaves in known.items()
+        for leaf in leaves
+    }
+    return {name: function for name, function in found.items() if callable(function)}
 
 
 def to_plain(value: Any, node: Callable[[Any], str | None]) -> Any:

@@ -51,7 +51,8 @@ class ChannelGraph:
     weights of grouped convolutions of which whole groups go, not channels inside each group.
     sized: calls of operators that the model's own code gave sizes. blocked: operators without a
     rule. sites: places with more than one way, and the way that goes unless another is chosen.
-    norm_widths: what each layer or group norm runs over, by module path.
+    norm_widths: what each layer norm runs over, and channels and groups of each group norm, by
+    module path.
     """
 
     coupling: Coupling = field(default_factory=Coupling)

@@ -129,7 +129,10 @@ RULES: dict[Any, Rule] = {
         "cumprod", "sort", "topk",
     ),
     **rules(_picked, "max", "min", "argmax", "argmin", "median"),
-    **rules(_quiet, "all", "any", "_local_scalar_dense", "equal", "is_same_size", "sym_size", "is_nonzero"),
+    **rules(
+        _quiet, "all", "any", "_local_scalar_dense", "equal", "is_same_size", "sym_size",
+        "is_nonzero",
+    ),
     **VIEW_RULES,
     **LAYER_RULES,
 }  # fmt: skip

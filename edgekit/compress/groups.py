@@ -95,14 +95,19 @@ def _traced(
 def _is_lost(graph: ChannelGraph, site: Site) -> bool:
     """Whether the way that was gone there led to nothing, or perhaps to less than heads."""
     live = graph.roots_of([graph.site_labels.get(site, np.zeros(0, dtype=np.int64))])
-    if not live:
+    if not live & _units(graph):
         return True
     return site[1] != "convolution" and len(site[2]) > 2 and not live & graph.roots_of(graph.heads)
 
 
 def _worth(graph: ChannelGraph) -> tuple[int, int]:
-    """How many heads, and how many channels in all, might go."""
-    return len(graph.roots_of(graph.heads)), len(graph.roots_of(list(graph.slots.values())))
+    """How many heads, and how many units in all, might go."""
+    units = _units(graph)
+    return len(units & graph.roots_of(graph.heads)), len(units)
+
+
+def _units(graph: ChannelGraph) -> set[int]:
+    return {root for group in find_groups(graph) for root in group.units}
 
 
 def find_groups(graph: ChannelGraph) -> tuple[Group, ...]:

@@ -152,7 +152,7 @@ def _group_norm(trace: "ChannelTrace", given: Operands) -> None:
     else:
         table = labels[1].reshape(groups, -1)
         trace.coupling.couple(np.repeat(table[:, :1], table.shape[1], axis=1), table)
-    _tell_width(trace, (labels[1],))
+    _tell_width(trace, (labels[1], labels[1].reshape(groups, -1)[:, 0].copy()))
     trace.put(given.outputs[0], labels)
 
 
@@ -225,6 +225,12 @@ def _pixel_shuffle(trace: "ChannelTrace", given: Operands) -> None:
     trace.put(output, [*labels[:-3], table[:, 0].copy(), *map(fixed, output.shape[-2:])])
 
 
+def _pixel_unshuffle(trace: "ChannelTrace", given: Operands) -> None:
+    labels, output = trace.labels(given.first), given.outputs[0]
+    each = output.shape[-3] // len(labels[-3])
+    trace.put(output, [*labels[:-3], np.repeat(labels[-3], each), *map(fixed, output.shape[-2:])])
+
+
 def _channel_shuffle(trace: "ChannelTrace", given: Operands) -> None:
     labels, groups = trace.labels(given.first), given[1]
     table = labels[1].reshape(groups, -1)
@@ -260,6 +266,7 @@ LAYER_RULES: dict[Any, Rule] = {
         "_scaled_dot_product_fused_attention_overrideable", "scaled_dot_product_attention",
     ),
     **rules(_pixel_shuffle, "pixel_shuffle"),
+    **rules(_pixel_unshuffle, "pixel_unshuffle"),
     **rules(_channel_shuffle, "channel_shuffle", "native_channel_shuffle"),
     **_by_axes("max_pool#d"),
     **_by_axes("max_pool#d_with_indices"),

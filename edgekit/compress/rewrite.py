@@ -178,6 +178,8 @@ class _Fitting:
             return self._padded(result)
         if leaf in ("split", "chunk", "split_with_sizes") and isinstance(result, (tuple, list)):
             return self._split(result)
+        if leaf in ("layer_norm", "group_norm") and isinstance(result, Tensor):
+            return self._normed(leaf)
         is_slice = self._what == "operator:getitem" and isinstance(result, Tensor)
         if is_slice and isinstance(self._dense[self._args[1][1]], Tensor):
             return self._sliced()
@@ -221,6 +223,17 @@ class _Fitting:
         ]
         method = leaf if leaf in ("expand", "repeat") else "reshape"
         return self._name, "method", method, (TUPLE, self._args[1], *sizes), (DICT,)
+
+    def _normed(self, leaf: str) -> Call:
+        """A norm that is told its width, or its groups, by a plain number."""
+        flags = self._flags(self._source)
+        if leaf == "layer_norm":
+            count = len(self._block.value(self._args[2], self._dense))
+            width: Any = (TUPLE, *(int(flag.sum()) for flag in flags[-count:]))
+        else:
+            groups = self._block.value(self._args[2], self._dense)
+            width = int(flags[1].reshape(groups, -1).all(axis=1).sum())
+        return self._with(self._args[1], width, *self._args[3:])
 
     def _padded(self, result: Tensor) -> Call:
         """Zeros beside channels: as many as belong to channels that stay."""

@@ -34,7 +34,7 @@ class Student:
 
     model: nn.Module
     kind: Kind
-    base: Literal["model", "student"] = "model"
+    base: Literal["current", "model", "student"] = "model"
     masks: Mapping[str, Tensor] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
 
@@ -54,7 +54,7 @@ def choose_student(settings: Distil, bench: Bench, reporter: Reporter) -> Studen
     if kind == "factory":
         student = Student(model=_from_factory(bench), kind=kind, base="student")
     elif kind == "current":
-        student = Student(model=bench.model, kind=kind, masks=bench.masks)
+        student = Student(model=bench.model, kind=kind, base="current", masks=bench.masks)
     else:
         student = _made(settings, bench, reporter)
     student.model.to(bench.device).eval()

@@ -110,9 +110,7 @@ def _fit_prelu(module: Any, _: bool) -> None:
 def _fit_norm(module: nn.Module, sizes: tuple[int, ...]) -> None:
     """Layer and group norms, which know their sizes even where they have no weights."""
     if isinstance(module, nn.GroupNorm):
-        if module.num_groups > 1:
-            module.num_groups = module.num_groups * sizes[0] // module.num_channels
-        module.num_channels = sizes[0]
+        module.num_channels, module.num_groups = sizes
     elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
         module.normalized_shape = sizes
 

@@ -64,18 +64,18 @@ def resolve_task(asked: AskedTask, bench: Bench) -> Task:
     output = output_of(bench)
     with torch.no_grad():
         shape = tuple(bench.call(bench.teacher, bench.example(2))[output].shape)
-    label_task = _label_task(asked, bench)
+    label_task = _label_task(asked, bench, shape)
     kind: Kind = _KINDS[label_task] if asked == "auto" else asked
     if label_task != "classification":
         return Task(kind=kind, label_task=label_task, output=output, shape=shape)
-    wanted = 3 if kind == "language" else 2
-    if len(shape) < wanted or (kind == "language" and len(shape) != wanted):
-        what = "(n, tokens, vocabulary)" if kind == "language" else "(n, classes)"
+    axis = _class_axis(bench, shape)
+    is_language = kind == "language"
+    if len(shape) < 2 or (is_language and len(shape) != 3) or shape[axis] < 2:
+        what = "(n, tokens, vocabulary)" if is_language else "(n, classes), at least two of them"
         raise StepError(
             f"distil: task is '{kind}' and output '{output}' is {list(shape)} for two samples; it "
             f"must be {what}: set another task"
         )
-    axis = _class_axis(bench, shape)
     return Task(kind=kind, label_task=label_task, output=output, shape=shape, class_axis=axis)
 
 
@@ -185,17 +185,32 @@ _KINDS: Mapping[LabelTask, Kind] = {
 }
 
 
-def _label_task(asked: AskedTask, bench: Bench) -> LabelTask:
+def _label_task(asked: AskedTask, bench: Bench, shape: tuple[int, ...]) -> LabelTask:
     if asked in ("classification", "language"):
         return "classification"
     if asked == "embedding":
         return "embedding"
     # Where the training data have no targets, those of the selection data tell.
     known = bench if has_targets(bench) else replace(bench, training=bench.selection)
+    if asked == "auto" and bench.loss is not None and not bench.metric.is_builtin:
+        return "classification" if _holds_classes(known, shape) else "mse"
     if asked == "auto":
         return task_of(known)
     by_metric = bench.metric.is_builtin and task_of(known) == "l1"
     return "l1" if by_metric else "mse"
+
+
+def _holds_classes(bench: Bench, shape: tuple[int, ...]) -> bool:
+    """Whether an output has a score for each of several classes, by the shape of the labels.
+
+    With a loss of the user's own, labels may be anything.
+    """
+    spec = bench.training.arrays.get(TARGET) if bench.training is not None else None
+    if spec is None or spec.dtype.startswith("float"):
+        return False
+    is_last = spec.shape == shape[1:-1] and shape[-1] > 1
+    is_second = len(shape) > 2 and spec.shape == shape[2:] and shape[1] > 1
+    return is_last or is_second
 
 
 def _class_axis(bench: Bench, shape: Sequence[int]) -> int:

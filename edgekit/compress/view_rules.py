@@ -196,19 +196,18 @@ def _index_select(trace: "ChannelTrace", given: Operands) -> None:
 
 
 def _index(trace: "ChannelTrace", given: Operands) -> None:
-    """Rows by number: the axes that are looked up are fixed, those behind them keep theirs."""
-    labels, asked = trace.labels(given.first), list(given[1])
-    output = given.outputs[0]
-    looked_up = [axis for axis, item in enumerate(asked) if item is not None]
-    for axis in looked_up:
-        trace.coupling.fix(labels[axis])
-    rest = labels[looked_up[-1] + 1 :]
-    if looked_up != list(range(looked_up[0], looked_up[-1] + 1)) or looked_up[0] != 0:
-        for item in labels:
+    """Entries by number: the axes that are looked up are fixed, those around them keep theirs."""
+    labels, output = trace.labels(given.first), given.outputs[0]
+    looked_up = [axis for axis, item in enumerate(given[1]) if item is not None]
+    first, last = looked_up[0], looked_up[-1]
+    is_together = len(looked_up) == last - first + 1
+    for axis, item in enumerate(labels):
+        if axis in looked_up or not is_together:  # apart, they come first in the result
             trace.coupling.fix(item)
-        return
-    front = [fixed(size) for size in output.shape[: output.ndim - len(rest)]]
-    trace.put(output, [*front, *rest])
+    if is_together:
+        before, after = labels[:first], labels[last + 1 :]
+        middle = output.shape[first : output.ndim - len(after)]
+        trace.put(output, [*before, *map(fixed, middle), *after])
 
 
 def _flip(trace: "ChannelTrace", given: Operands) -> None:

@@ -120,11 +120,12 @@ class Compressor:
         started = time.perf_counter()
         result: StepResult = step(settings, self._bench.make(standing, checkpoints), reporter)
         seconds = time.perf_counter() - started
-        base, _ = self._bench.base(result.base)
+        origin = standing.base if result.base == "current" else result.base
+        base, _ = self._bench.base(origin)
         save_state(result.model.cpu(), base, out, result.masks)
         points = [_plain_point(to_plain(point)) for point in result.points]
         return {
-            "base": result.base,
+            "base": origin,
             "points": points,
             "values": to_plain(result.values),
             "seconds": seconds,

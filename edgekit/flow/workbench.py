@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from edgekit.compile.flat import flatten_interface
+from edgekit.compile.flat import select_outputs, takes_by_name
 from edgekit.compress.augment import make_augment
 from edgekit.compress.bench import Bench, Call
 from edgekit.compress.masks import bake_masks, copy_model
@@ -145,7 +145,8 @@ def make_call(contract: Contract) -> Call:
     outputs = tuple(item.name for item in contract.outputs)
 
     def call(model: nn.Module, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        found = flatten_interface(model, inputs, outputs)(*(given[name] for name in inputs))
-        return dict(zip(outputs, found, strict=True))
+        chosen = {name: given[name] for name in inputs}
+        found = model(**chosen) if takes_by_name(model, inputs) else model(*chosen.values())
+        return dict(zip(outputs, select_outputs(found, outputs), strict=True))
 
     return call

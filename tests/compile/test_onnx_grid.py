@@ -10,6 +10,7 @@ from edgekit.compile.onnx_grid import (
     INT4_MAX,
     INT4_MIN,
     along,
+    has_zero_channel,
     int4_scales,
     int4_tensor,
     int8_scales,
@@ -64,6 +65,15 @@ def test_a_channel_of_zeros_has_a_finite_scale(scales_of):
     scales = scales_of(weight, 0)
     assert (scales > 0).all()
     assert not round_to_grid(weight, scales, 0, -8, 7)[0].any()
+    # Its bias is stored in steps of this scale, so it is one that other channels have.
+    assert 0.2 * scales[1] < scales[0] < 5 * scales[1]
+
+
+def test_only_a_whole_channel_of_zeros_is_one():
+    weight = np.float32([[0, 1], [0, 2]])
+    assert not has_zero_channel(weight, 0)
+    assert has_zero_channel(weight, 1)
+    assert not has_zero_channel(np.full((2, 2), np.nan, np.float32), 0)
 
 
 def test_scales_are_shaped_to_multiply_their_axis():

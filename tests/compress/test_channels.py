@@ -120,7 +120,7 @@ def zero_rows(model, rows):
 def test_silent_channels_of_a_residual_stream_go_and_nobody_notices():
     model, inputs = CNNS["residual"].model(), CNNS["residual"].inputs()
     stream, inner = (1, 4, 5, 7, 8, 11, 13, 15), (0, 2, 3, 5, 6, 9, 10, 12)
-    zero_rows(model, {path: stream for path in ("body.0.0", "body.1.conv2")})
+    zero_rows(model, dict.fromkeys(("body.0.0", "body.1.conv2"), stream))
     zero_rows(model, {"body.1.conv1": inner})
     wanted = model(inputs)
     settings = Prune(importance="l1", layer_ratios={r"body\.[01]": 0.5}, ratio=0.01)
@@ -137,7 +137,7 @@ def test_zeros_beside_a_padded_shortcut_follow_the_channels_that_stay():
     of_stage_one = tuple(4 + channel for channel in shared)
     for path in ("body.2.conv2", "body.3.conv2"):
         zero_rows(model, {path: padded + of_stage_one})
-    zero_rows(model, {path: shared for path in ("body.0.0", "body.1.conv2")})
+    zero_rows(model, dict.fromkeys(("body.0.0", "body.1.conv2"), shared))
     of_stage_two = tuple(8 + channel for channel in sorted(padded + of_stage_one))
     zero_rows(model, {"body.4.conv2": (*of_stage_two, 0, 1, 2, 3, 4, 5, 6, 24)})
     wanted = model(inputs)
@@ -168,9 +168,7 @@ def test_silent_heads_of_a_fused_projection_go_and_nobody_notices(name, heads, r
     for layer in range(3):
         zero_rows(model, {f"layers.{layer}.{path}": gone})
     wanted = model(inputs)
-    pruned = prune_channels(
-        model, inputs, Prune(units=("heads",), importance="l1", ratio=0.5)
-    )
+    pruned = prune_channels(model, inputs, Prune(units=("heads",), importance="l1", ratio=0.5))
     assert pruned.removed[f"layers.0.{path}"] == gone
     assert pruned.model.get_submodule(f"layers.0.{path}").out_features == 48
     assert torch.allclose(pruned.model(inputs), wanted, **CLOSE)
@@ -189,9 +187,7 @@ def test_keys_go_with_the_queries_that_share_them():
             },
         )
     wanted = model(inputs)
-    pruned = prune_channels(
-        model, inputs, Prune(units=("heads",), importance="l1", ratio=0.25)
-    )
+    pruned = prune_channels(model, inputs, Prune(units=("heads",), importance="l1", ratio=0.25))
     attention = pruned.model.layers[0].attention
     assert (attention.num_heads, attention.num_keys) == (6, 3)
     assert pruned.removed["layers.0.attention.key"] == (4, 5, 6, 7)
@@ -379,7 +375,9 @@ def test_module_that_needs_its_width_keeps_it_and_is_named():
     pruned = prune_channels(Model().eval(), torch.randn(2, 5), Prune())
     assert pruned.model.second.out_features == 8
     assert pruned.model.first.out_features == 8
-    assert any("module 'last' needs the width it has" in note for note in pruned.notes), pruned.notes
+    assert any("module 'last' needs the width it has" in note for note in pruned.notes), (
+        pruned.notes
+    )
 
 
 def test_masks_follow_the_weights_that_stay():

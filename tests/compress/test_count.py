@@ -68,13 +68,13 @@ def test_tied_weights_count_once():
 
 @pytest.mark.parametrize("name", CNNS)
 def test_parameters_and_macs_are_those_of_torch_pruning(name):
-    """It also counts biases, norms, pooling and activations: less than a tenth of these nets."""
+    """It also counts biases, norms, pooling and activations: less than a fifth of these nets."""
     architecture = CNNS[name]
     model, inputs = architecture.model(), architecture.inputs()[:1]
     macs, parameters = torch_pruning.utils.count_ops_and_params(model, inputs)
     found = counted(model, inputs)
     assert found.parameters == parameters
-    assert 0.85 * macs < found.macs <= macs
+    assert 0.8 * macs < found.macs <= macs
 
 
 def test_macs_of_convolutions_and_linear_layers_are_exactly_those_of_torch_pruning():

@@ -139,7 +139,7 @@ def test_the_step_trains_a_model_further_and_its_zeros_stay(digits, fitted_cnn, 
     assert max(scores) > scores[0] + 0.05
     assert (result.model.second.weight[~keeps] == 0).all()
     assert set(result.masks) == {"second.weight"}
-    assert result.base == "model"
+    assert result.base == "current"
 
 
 def test_the_step_leaves_a_model_that_can_be_written_down(digits, checkpoints, tmp_path):

@@ -178,8 +178,11 @@ def test_relations_do_not_change_when_all_samples_move_turn_and_grow():
     assert float(relation_loss(turned, points)) == pytest.approx(0.0, abs=1e-6)
 
 
-def test_relations_equal_a_loop_over_all_triples():
+@pytest.mark.parametrize("has_equals", [False, True])
+def test_angles_equal_a_loop_over_all_triples(has_equals):
     ours, theirs = _random(6, 4), _random(6, 3, seed=1)
+    if has_equals:
+        ours[3] = ours[1]  # no direction, so a cosine of 0
 
     def cosine(points, i, j, k):
         one, other = points[i] - points[j], points[k] - points[j]

@@ -107,6 +107,16 @@ def test_classes_are_balanced_and_told_one_by_one(bench, pictures):
     assert counts.tolist() == list(taken.values())
 
 
+def test_a_label_that_balance_leaves_out_does_not_count(bench, pictures):
+    settings = Distil(pseudo_label_weight=1.0, confidence=0.9)
+    found = _made(_with(bench, training=None, unlabelled=pictures), settings)
+    labels = _classes(found, 1000)
+    counts = np.bincount(labels[labels >= 0], minlength=10)
+    assert counts.tolist() == list(found.values["pseudo_labels"]["taken"].values())
+    assert len(set(counts.tolist())) == 1
+    assert (labels < 0).any()
+
+
 def test_what_has_no_pseudo_label_still_gets_soft_ones(bench, pictures):
     settings = Distil(pseudo_label_weight=1.0, confidence=0.99, has_class_balance=False)
     found = _made(_with(bench, unlabelled=pictures), settings)

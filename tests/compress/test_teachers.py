@@ -74,6 +74,48 @@ def test_classes_of_pixels_are_second_where_the_labels_say_so(digits, checkpoint
     assert (task.class_axis, task.classes, task.positions) == (1, 3, (8, 8))
 
 
+@pytest.mark.parametrize(
+    ("outputs", "kind"), [(10, "classification"), (1, "regression"), (64, "classification")]
+)
+def test_with_a_loss_of_the_users_own_the_labels_tell_whether_there_are_classes(
+    digits, checkpoints, outputs, kind
+):
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(64, outputs)
+
+        def forward(self, image):
+            return self.layer(image.flatten(1))
+
+    def right(found, target):
+        return (found.argmax(1) == target).astype(float)
+
+    bench = bench_of(
+        seeded(Own),
+        digits,
+        checkpoints,
+        metric=right,
+        contract=contract(("scores", (outputs,))),
+        loss=lambda found, target: found.sum(),
+    )
+    assert resolve_task("auto", bench).kind == kind
+
+
+def test_one_score_a_sample_is_no_choice_between_classes(digits, checkpoints):
+    class Single(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(64, 1)
+
+        def forward(self, image):
+            return self.layer(image.flatten(1))
+
+    bench = bench_of(seeded(Single), digits, checkpoints, contract=contract(("scores", (1,))))
+    with pytest.raises(StepError, match=r"'scores' is \[2, 1\].*at least two of them"):
+        resolve_task("classification", bench)
+
+
 def test_teachers_are_mixed_by_the_mean_of_their_probabilities(digits, checkpoints):
     others = tuple(seeded(TinyCnn, seed) for seed in (1, 2))
     bench = cnn_bench(digits, checkpoints, teachers=others)

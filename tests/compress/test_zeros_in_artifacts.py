@@ -114,7 +114,9 @@ def pruned(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name.removesuffix(".weight"): mask for name, mask in bake_masks(model).items()}
 
 
-def exported(model: nn.Module, kinds: dict[str, InputKind], root: Path) -> Sparse:
+def exported(
+    model: nn.Module, kinds: dict[str, InputKind], root: Path, *, size: float = 1
+) -> Sparse:
     masks = pruned(model)
     captured = root / "captured"
     captured.mkdir()
@@ -123,7 +125,7 @@ def exported(model: nn.Module, kinds: dict[str, InputKind], root: Path) -> Spars
     draws = np.random.default_rng(0)
     with DatasetWriter(root / "calibration") as writer:
         for _ in range(32):
-            writer.append({given.name: drawn(given, draws)})
+            writer.append({given.name: drawn(given, draws, size)})
     floats, artifacts = {}, {}
     for target, stages in STAGES.items():
         floats[target] = root / target
@@ -138,10 +140,10 @@ def exported(model: nn.Module, kinds: dict[str, InputKind], root: Path) -> Spars
     return Sparse(model, masks, contract, root / "calibration", floats, artifacts)
 
 
-def drawn(given: Any, draws: np.random.Generator) -> np.ndarray:
+def drawn(given: Any, draws: np.random.Generator, size: float) -> np.ndarray:
     shape = given.shape[1:]
     if given.dtype.startswith("float"):
-        return draws.standard_normal(shape).astype(given.dtype)
+        return (size * draws.standard_normal(shape)).astype(given.dtype)
     return draws.integers(0, 100, shape).astype(given.dtype)
 
 
@@ -255,7 +257,7 @@ class Deaf(nn.Module):
         return self.head(functional.relu(self.third(inner.mean((2, 3)))))
 
 
-# Largest inputs; a bias is stored in steps that grow with them.
+# Deviation of the inputs; a bias is stored in steps that grow with them.
 INPUT_SIZE = 200.0
 
 
@@ -268,7 +270,7 @@ def deaf(tmp_path_factory) -> Sparse:
             layer.bias[1] = 1.3
         model.first.weight /= INPUT_SIZE
     root = tmp_path_factory.mktemp("deaf")
-    sparse = exported(model, {"image": Tensor(shape=(3, 8, 8))}, root)
+    sparse = exported(model, {"image": Tensor(shape=(3, 8, 8))}, root, size=INPUT_SIZE)
     with torch.no_grad():
         assert (model.head.weight[1] == 0).all()
     return sparse
@@ -280,7 +282,7 @@ def deaf(tmp_path_factory) -> Sparse:
 def test_an_output_without_a_weight_keeps_its_bias(target, mode, deaf, tmp_path):
     folder = deaf.quantize(target, MODES[mode], tmp_path)
     draws = np.random.default_rng(1)
-    image = draws.standard_normal((1, 3, 8, 8)).astype(np.float32)
+    image = (INPUT_SIZE * draws.standard_normal((1, 3, 8, 8))).astype(np.float32)
     run = _run_litert if target == "litert" else _run_onnx
     found = run(folder / FILES[target], image)
     with torch.no_grad():
