@@ -44,6 +44,7 @@ def prune(settings: Prune, bench: Bench, reporter: Reporter) -> StepResult:
     a goal is out of reach, or no round is inside the metric limit.
     """
     _check(settings, bench)
+    bench.model.to(bench.device)
     return _Pruning(settings, bench, reporter).run()
 
 
@@ -210,7 +211,7 @@ class _Pruning:
         numbered = [replace(item, is_kept=index == kept) for index, item in enumerate(points)]
         return StepResult(
             model=last.model.to("cpu").eval(),
-            masks=last.masks,
+            masks={name: mask.cpu() for name, mask in last.masks.items()},
             points=tuple(numbered),
             values={
                 **last.facts,

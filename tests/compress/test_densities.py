@@ -46,5 +46,5 @@ def test_nothing_and_everything_are_shares_too():
 
 
 def test_a_share_outside_its_range_is_refused():
-    with pytest.raises(StepError, match="-0.1"):
+    with pytest.raises(StepError, match=r"-0\.1"):
         erk_ratios(SHAPES, -0.1)

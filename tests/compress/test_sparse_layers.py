@@ -111,12 +111,12 @@ def test_ignored_layers_are_named_with_the_reason():
 
 
 def test_a_pattern_that_matches_nothing_gets_the_nearest_names():
-    with pytest.raises(StepError, match="'clasifier' matches no layer.*'classifier'"):
+    with pytest.raises(StepError, match=r"'clasifier' matches no layer.*'classifier'"):
         participants(TinyTransformer(), ["clasifier"])
 
 
 def test_a_model_in_which_nothing_is_left_is_refused_with_the_reasons():
-    with pytest.raises(StepError, match="no weight takes part.*ignore"):
+    with pytest.raises(StepError, match=r"no weight takes part.*ignore"):
         participants(nn.Sequential(nn.Linear(2, 2)), ["0"])
     with pytest.raises(StepError, match="nothing to do"):
         participants(nn.ReLU())

@@ -45,7 +45,7 @@ def test_the_share_that_was_asked_for_is_zero_and_masked(fitted, method, digits,
 
 @pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt"])
 @pytest.mark.parametrize(("pattern", "kept", "group"), [("2:4", 2, 4), ("1:8", 1, 8)])
-def test_every_group_of_inputs_keeps_so_many(  # noqa: PLR0917
+def test_every_group_of_inputs_keeps_so_many(
     fitted, method, pattern, kept, group, digits, checkpoints
 ):
     bench = bench_of(fitted, digits, checkpoints)
@@ -281,7 +281,7 @@ def test_a_limit_that_is_not_there_is_refused(digits, fitted_mlp, checkpoints):
 
 def test_a_pattern_of_layers_that_matches_nothing_is_refused(digits, fitted_cnn, checkpoints):
     bench = bench_of(fitted_cnn, digits, checkpoints)
-    with pytest.raises(StepError, match="'clasifier' matches no layer.*'classifier'"):
+    with pytest.raises(StepError, match=r"'clasifier' matches no layer.*'classifier'"):
         sparsify(Sparsify(ignore=("clasifier",)), bench, SILENT)
 
 
