@@ -194,7 +194,8 @@ class ChannelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         graph, self._removed = self.graph, self.graph.removal(roots)
         # What another run tells of itself is known already.
         self.graph = replace(graph, work=[], sized=[], blocked=[])
-        self._calls, self.coupling.is_frozen = {}, True
+        self._calls, self._frames[0].ordinal = {}, 0
+        self.coupling.is_frozen = True
         try:
             yield
         finally:

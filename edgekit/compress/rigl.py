@@ -11,7 +11,7 @@ follows a batch's step in the place of taking its place.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 from edgekit.compress.sparse_layers import SparseWeight
 from edgekit.compress.sparse_pick import lowest
 from edgekit.core.errors import StepError
+from edgekit.core.progress import Reporter
 from edgekit.core.steps.sparsify import Sparsify
 
 # arXiv:1911.11134, appendix: 100 batches between updates on ImageNet and CIFAR-10.
@@ -106,6 +107,7 @@ class RigL:
         masks: Mapping[str, Tensor],
         allowed: Mapping[str, Tensor],
         plan: UpdatePlan,
+        reporter: Reporter,
         *,
         first_share: float,
         group: int = 0,
@@ -113,26 +115,38 @@ class RigL:
         """masks: changed in place. allowed: where weights may be at all, by name."""
         self._weights, self._masks, self._allowed = tuple(weights), masks, allowed
         self._plan, self._first_share, self._group = plan, first_share, group
+        self._reporter = reporter
+        self._still: set[str] = set()
 
     def after_batch(self, done: int) -> None:
-        """Move weights if it is time to.
+        """Move weights if it is time to; those that the loss does not depend on stay.
 
-        Raises: StepError when a weight has no gradient.
+        Raises: StepError when no weight has a gradient.
         """
         if done not in self._plan.steps:
             return
         share = drop_share(done, self._plan.stop, self._first_share)
-        for weight in self._weights:
+        with_gradient = [item for item in self._weights if item.parameter.grad is not None]
+        if not with_gradient:
+            raise StepError(
+                f"sparsify: no weight has a gradient after batch {done}, and method 'rigl' grows "
+                "weights by it; let the workload's trainer clear gradients before a batch, not "
+                "after it"
+            )
+        self._tell_still(item for item in self._weights if item.parameter.grad is None)
+        for weight in with_gradient:
             gradient = weight.parameter.grad
-            if gradient is None:
-                raise StepError(
-                    f"sparsify: '{weight.name}' has no gradient after batch {done}, and method "
-                    "'rigl' grows weights by it; name a layer that the loss does not depend on in "
-                    "ignore, and let the workload's trainer clear gradients before a batch, not "
-                    "after it"
-                )
-            if bool(gradient.isfinite().all()):  # mixed precision leaves out batches that overflow
+            # Mixed precision leaves out batches that overflow.
+            if gradient is not None and bool(gradient.isfinite().all()):
                 self._move_(weight, gradient, share)
+
+    def _tell_still(self, weights: Iterable[SparseWeight]) -> None:
+        for weight in weights:
+            if weight.name not in self._still:
+                self._still.add(weight.name)
+                self._reporter.note(
+                    f"{weight.name}: sparse and not moving: the loss does not depend on it"
+                )
 
     def _move_(self, weight: SparseWeight, gradient: Tensor, share: float) -> None:
         mask = self._masks[weight.name]

@@ -62,7 +62,7 @@ class Rounds:
         if not (folder / _FACTS).is_file():
             return None
         plain = json.loads((folder / _FACTS).read_bytes())
-        if False:
+        if plain["fingerprint"] != self._fingerprint:
             self._reporter.note(
                 f"{folder} is of a step with other settings, data or weights; this one starts anew"
             )

@@ -130,6 +130,7 @@ class _Step:
             moving,
             bench.masks,
             plan,
+            self.reporter,
             first_share=settings.drop_ratio,
             group=0 if settings.grouped is None else settings.grouped.group,
         )

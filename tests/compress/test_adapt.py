@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from edgekit.compress.adapt import TOLERANCE, cut_model, difference, frozen
 from edgekit.compress.call_block import CallBlock
@@ -124,3 +125,61 @@ def test_of_attributes_of_the_same_value_the_right_one_is_written_back():
     assert found.failures == {}
     assert (found.model.width, found.model.groups_of_pixels) == (4, 8)
     assert found.rewritten == ()
+
+
+class Code(nn.Module):
+    """Two linear layers with 24 neurons and a piece of code between them."""
+
+    def __init__(self, code) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(5, 24), nn.LazyLinear(3)
+        self.code = code
+        self.last(torch.relu(self.code(self.first(torch.randn(2, 5)))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.code(self.first(x))))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        lambda x: x[:, 4:16],
+        lambda x: x[..., 12:] * x[..., :12],
+        lambda x: x.unflatten(-1, (12, 2)).sum(-1),
+        lambda x: x.unflatten(1, (3, 4, 2)).flatten(1, 2).amax(-1),
+        lambda x: functional.layer_norm(x, (24,)),
+        lambda x: functional.group_norm(x, 6),
+        lambda x: torch.cat(x.split([4, 12, 8], dim=1)[::-1], dim=1),
+        lambda x: functional.pad(x, (2, 6)) + functional.pad(x, (6, 2)),
+        lambda x: x.view(-1, 2, 12).expand(-1, 2, 12).reshape(-1, 24),
+        lambda x: x.reshape(x.shape[0], 24 // 2, 2).mean(2),
+    ],
+)
+def test_sizes_in_code_follow_the_channels(code):
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        model, inputs = Code(code).eval(), torch.randn(2, 5)
+    run = as_example(inputs).run
+    trace = trace_channels(model, run)
+    groups = find_groups(trace.graph)
+    assert groups
+    roots = [root for group in groups for root in group.units[: max(1, len(group.units) // 3)]]
+    found = cut_model(trace, model, run, roots)
+    assert found.failures == {}
+    assert found.model.first.out_features < 24
+    assert found.model(torch.randn(3, 5)).shape == (3, 3)
+
+
+class Reader(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, ::2]
+
+
+def test_code_that_takes_every_other_channel_is_named():
+    model = nn.Sequential(nn.Linear(5, 24), Reader(), nn.Linear(12, 3)).eval()
+    inputs = torch.randn(2, 5)
+    run = as_example(inputs).run
+    trace = trace_channels(model, run)
+    roots = [root for group in find_groups(trace.graph) for root in group.units[:5]]
+    found = cut_model(trace, model, run, roots)
+    assert "every other channel is taken" in found.failures["1"]

@@ -2,7 +2,9 @@ import pytest
 import torch
 import torch_pruning
 from torch import nn
+from torch.nn import functional
 
+from edgekit.compress.adapt import cut_model
 from edgekit.compress.example import as_example
 from edgekit.compress.groups import find_groups, trace_channels
 from tests.compress.architectures import ALL, CNNS, TRANSFORMERS
@@ -112,6 +114,36 @@ def test_heads_are_counted(name, heads, least):
     _, groups = groups_of(TRANSFORMERS[name])
     found = next(group for group in groups if group.kind == "heads")
     assert (len(found.units), found.least) == (heads, least)
+
+
+class Shared(nn.Module):
+    """Keys are shared inside torch's own attention."""
+
+    def __init__(self, keys):
+        super().__init__()
+        self.keys = keys
+        self.query, self.out = nn.Linear(32, 32), nn.Linear(32, 5)
+        self.key, self.value = nn.Linear(32, 4 * keys), nn.Linear(32, 4 * keys)
+
+    def forward(self, x):
+        query, key, value = (
+            layer(x).unflatten(-1, (-1, 4)).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
+        )
+        mixed = functional.scaled_dot_product_attention(query, key, value, enable_gqa=True)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize(("keys", "units", "columns"), [(4, 4, 8), (2, 4, 8), (8, 8, 4), (1, 8, 4)])
+def test_keys_that_torch_shares_out_are_followed(keys, units, columns):
+    """Whole keys where two can stay, else one query of each; a single key is nobody's."""
+    model = Shared(keys).eval()
+    run = as_example(torch.randn(2, 9, 32)).run
+    trace = trace_channels(model, run)
+    (heads,) = (group for group in find_groups(trace.graph) if group.kind == "heads")
+    assert (len(heads.units), heads.width) == (units, columns)
+    assert ("key.weight", 0) in heads.key or keys < 4
+    assert cut_model(trace, model, run, heads.units[1::2]).failures == {}
 
 
 def test_whole_modules_keep_their_channels():

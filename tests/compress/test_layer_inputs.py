@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from edgekit.compress.layer_inputs import gather, in_groups, input_vectors
 from edgekit.compress.sparse_layers import participants
@@ -21,6 +22,7 @@ def drawn(*shape):
 
 LAYERS = {
     "linear": (lambda: nn.Linear(6, 4), (2, 5, 6)),
+    "turned": (lambda: Conv1D(4, 6), (2, 5, 6)),
     "1x1": (lambda: nn.Conv2d(6, 4, 1), (2, 6, 5, 7)),
     "3x3": (lambda: nn.Conv2d(6, 4, 3, padding=1), (2, 6, 5, 7)),
     "stride and dilation": (lambda: nn.Conv2d(3, 4, (3, 2), stride=2, dilation=2), (2, 3, 11, 9)),
@@ -44,7 +46,7 @@ def test_weight_times_vectors_is_what_the_layer_gives(name):
     matrix = weight.matrix(layer.weight).reshape(weight.groups, -1, vectors.shape[-1])
     found = vectors @ matrix.transpose(1, 2)  # (groups, places, outputs of a group)
     wanted = layer(given)
-    if not isinstance(layer, nn.Linear):
+    if not isinstance(layer, (nn.Linear, Conv1D)):
         wanted = wanted.movedim(1, -1)
     wanted = wanted.reshape(-1, wanted.shape[-1])
     # float32, sums in another order

@@ -13,6 +13,7 @@ from edgekit.compress.sparse_round import magnitude_masks
 from edgekit.compress.sparsify import sparsify
 from edgekit.compress.train import train
 from edgekit.core.errors import StepError
+from edgekit.core.progress import Event, Reporter
 from edgekit.core.steps import Sparsify, Train
 from tests.compress.benches import SILENT, bench_of
 
@@ -95,7 +96,7 @@ def test_weights_move_at_constant_density_and_grow_from_zero(
     settings = Sparsify(method="rigl", sparsity_ratio=0.8, recover=SGD, update_batches=5)
     masks = magnitude_masks(weights, settings, 0.8, {})
     wanted = {name: int(keeps.sum()) for name, keeps in masks.items()}
-    rigl = RigL(weights, masks, {}, plan_updates(settings, 57, 19), first_share=0.3)
+    rigl = RigL(weights, masks, {}, plan_updates(settings, 57, 19), SILENT, first_share=0.3)
     changes = []
 
     def after_batch(done):
@@ -169,8 +170,29 @@ def test_frozen_weights_are_refused_before_training(digits, fitted_mlp, checkpoi
         sparsify(settings, bench_of(fitted_mlp, digits, checkpoints), SILENT)
 
 
-def test_a_layer_outside_the_loss_is_named(digits, fitted_mlp, checkpoints):
+def test_a_layer_outside_the_loss_stays_where_it_is_and_is_named(digits, fitted_mlp, checkpoints):
     fitted_mlp.spare = torch.nn.Linear(8, 8)
     settings = Sparsify(method="rigl", recover=SGD)
-    with pytest.raises(StepError, match=r"'spare\.weight' has no gradient"):
-        sparsify(settings, bench_of(fitted_mlp, digits, checkpoints), SILENT)
+    said: list[Event] = []
+    reporter = Reporter(stage="sparsify", listener=said.append)
+    before = magnitude_masks(participants(fitted_mlp).weights, settings, 0.5, {})
+    result = sparsify(settings, bench_of(fitted_mlp, digits, checkpoints), reporter)
+    assert torch.equal(result.masks["spare.weight"], before["spare.weight"])
+    assert result.values["moved"] > 0
+    assert sum(event.message.startswith("spare.weight: ") for event in said) == 1
+
+
+def test_a_loop_of_the_users_that_clears_gradients_too_early_is_refused(
+    digits, fitted_mlp, checkpoints
+):
+    def trainer(model, batches, loss_of):
+        optimizer = torch.optim.SGD(model.parameters(), 0.01)
+        for _ in range(3):
+            for batch in batches:
+                loss_of(model, batch).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+
+    bench = bench_of(fitted_mlp, digits, checkpoints, trainer=trainer)
+    with pytest.raises(StepError, match="no weight has a gradient"):
+        sparsify(Sparsify(method="rigl", recover=SGD), bench, SILENT)
