@@ -25,7 +25,7 @@ from edgekit.flow.measuring import Measurer
 from edgekit.flow.planning import Plan, find_place, make_plan
 from edgekit.flow.prepare import DataSets, Model, capture_model, write_data
 from edgekit.flow.report_folder import check_report, write_report
-from edgekit.flow.results import BuildOptions, BuildResult, StageLine
+from edgekit.flow.results import BuildOptions, BuildResult, StageLine, StepDetail
 from edgekit.flow.sealing import Build, make_evidence, make_manifest
 from edgekit.flow.sources import NOTHING, SourceOptions, resolve_source
 from edgekit.flow.stages import REUSED, Runner
@@ -169,6 +169,10 @@ class _Build:
             report=None,
             stages=self._stages(),
             largest_layers=largest_layers(made.products.named),
+            steps=tuple(
+                StepDetail(name=step.name, points=step.points, values=step.values)
+                for step in made.module_steps
+            ),
             advice=advise(self.plan, verdict, made.measured.figures, made.products),
             seconds=time.monotonic() - self.started,
         )

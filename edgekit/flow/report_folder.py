@@ -47,6 +47,7 @@ def write_report(out: Path, result: BuildResult, products: Products) -> Path:
                 "bundle_id": result.bundle_id,
                 "stages": result.stages,
                 "largest_layers": result.largest_layers,
+                "steps": result.steps,
                 "advice": result.advice,
                 "audit": result.evidence.audit,
                 "notes": result.evidence.notes,

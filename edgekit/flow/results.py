@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from edgekit.bundle.manifest import Evidence, Manifest
 from edgekit.core.facts import ModelFacts
@@ -62,10 +62,24 @@ class StageLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StepDetail:
+    """What a step on the module tells of itself, as plain values.
+
+    points: every point on its way (a round of pruning, an epoch), the kept one marked. values: its
+    own figures, such as what went from which layer.
+    """
+
+    name: str
+    points: tuple[Mapping[str, Any], ...]
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BuildResult:
     """A finished build; ``bundle`` is None when the verdict refused it.
 
-    report: the folder beside the bundle that keeps the tensor map and this report.
+    report: the folder beside the bundle that keeps the tensor map and this report. steps: those on
+    the module, in detail.
     """
 
     verdict: Verdict
@@ -76,6 +90,7 @@ class BuildResult:
     report: Path | None
     stages: tuple[StageLine, ...]
     largest_layers: tuple[LayerSize, ...]
+    steps: tuple[StepDetail, ...]
     advice: tuple[str, ...]
     seconds: float
 

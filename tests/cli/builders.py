@@ -116,6 +116,7 @@ def result(verdict: Verdict, bundle: Path | None = Path("out/digits-phone.edgeki
             StageLine(name="export", is_reused=True, seconds=0.1),
             StageLine(name="quantize", is_reused=False, seconds=2.0),
         ),
+        steps=(),
         largest_layers=(LayerSize(layer="features.3", bytes=36_864, dtype="int8"),),
         advice=("keep features.0 in float: --layer '^features.0$=float'",),
         seconds=41.6,

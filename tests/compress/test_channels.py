@@ -180,10 +180,10 @@ def test_goal_out_of_reach_is_an_error_that_says_the_least():
 
 def test_pruning_that_takes_nothing_is_an_error():
     architecture = CNNS["residual"]
-    with pytest.raises(StepError, match="nothing goes: the ratio is 0.05"):
+    with pytest.raises(StepError, match=r"nothing goes: the ratio is 0\.05"):
         prune_channels(architecture.model(), architecture.inputs(), Prune(ratio=0.05), multiple=8)
+    settings = Prune(goal="parameters", keep=99_999)
     with pytest.raises(StepError, match="nothing goes: keep is 99,999 parameters"):
-        settings = Prune(goal="parameters", keep=99_999)
         prune_channels(architecture.model(), architecture.inputs(), settings)
 
 

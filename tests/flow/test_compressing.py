@@ -1,5 +1,6 @@
 """Module steps within a build: counted, judged, cached, and refused where they did nothing."""
 
+import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -184,3 +185,16 @@ def test_an_exported_program_cannot_be_taken_apart(builds, tmp_path, plugged):
     device = profile(tmp_path, ("scale", "{}"))
     with pytest.raises(StepError, match="exported graph, and this step needs the torch"):
         build(builds, device, workload(model=program))
+
+
+@pytest.mark.slow
+def test_the_report_keeps_every_point_on_the_way(builds, tmp_path):
+    device = profile(tmp_path, ("train", "{ epochs = 2, learning_rate = 0.0001 }"))
+    result = build(builds, device, workload())
+    plain = json.loads((result.report / "report.json").read_bytes())
+    (step,) = plain["steps"]
+    assert step["name"] == "train"
+    # The start and two epochs; one of them is what the step gave back.
+    assert len(step["points"]) == 3
+    assert [point["is_kept"] for point in step["points"]].count(True) == 1
+    assert step["values"]["epochs"] == 2
