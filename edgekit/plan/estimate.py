@@ -28,7 +28,9 @@ def kept_share(name: str, settings: Mapping[str, Any]) -> float:
     A layer that loses a share of its channels loses it on both sides.
     """
     if name == "distil":
-        return float(settings.get("student_ratio", 1.0))
+        has_other_size = settings.get("student_bytes") or settings.get("student_macs")
+        is_made = settings.get("student", "auto") in ("auto", "made") and not has_other_size
+        return float(settings.get("student_ratio", 1.0)) if is_made else 1.0
     if name == "factorize":
         is_search = settings.get("ranks") == "search"
         return float(settings.get("parameter_ratio", 1.0)) if is_search else 1.0

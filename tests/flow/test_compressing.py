@@ -1,5 +1,6 @@
 """Module steps within a build: counted, judged, cached, and refused where they did nothing."""
 
+import copy
 import json
 from dataclasses import dataclass
 
@@ -140,17 +141,21 @@ def test_another_loss_of_the_users_trains_anew(builds, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_metric_after_a_step_is_that_of_the_model_in_torch(builds, tmp_path):
-    device = profile(tmp_path, ("train", "{ epochs = 2, learning_rate = 0.01 }"))
-    result = build(builds, device, workload())
-    # What ships was trained; the float artifact it is compared with was not.
-    figures = {item.name: item for item in result.evidence.steps[1].figures}
-    assert 0 <= figures["metric_compressed"].value <= 100
+def test_the_metric_after_a_step_is_that_of_the_model_in_torch(builds, tmp_path, plugged):
+    device = profile(tmp_path, ("scale", "{ factor = -1.0 }"))
+    result = build(builds, device, workload(), allow=("metric_drop",))
     images, labels = tiny.pictures(800, 2)
+    negated = copy.deepcopy(tiny.network())
     with torch.no_grad():
-        scores = tiny.network()(torch.from_numpy(images))[0].numpy()
-    base = {item.name: item for item in result.evidence.steps[0].figures}["metric_float"]
-    assert base.value == pytest.approx(100 * np.mean(scores.argmax(1) == labels), abs=1e-6)
+        before = negated(torch.from_numpy(images))[0].numpy().argmax(1)
+        negated.scores.weight.neg_()
+        after = negated(torch.from_numpy(images))[0].numpy().argmax(1)
+    float_model, step = result.evidence.steps[:2]
+    base = {item.name: item for item in float_model.figures}["metric_float"]
+    found = {item.name: item for item in step.figures}["metric_compressed"]
+    assert base.value == pytest.approx(100 * np.mean(before == labels), abs=1e-6)
+    assert found.value == pytest.approx(100 * np.mean(after == labels), abs=1e-6)
+    assert found.value < base.value - 10
 
 
 def test_a_step_that_changes_nothing_is_an_error(builds, tmp_path, plugged):

@@ -7,7 +7,7 @@ import pytest
 from edgekit.core.errors import CompileError
 from edgekit.core.figure import Provenance
 from edgekit.core.strategy import Quantize
-from edgekit.plan.estimate import estimate_artifact_bytes, estimate_figures
+from edgekit.plan.estimate import estimate_artifact_bytes, estimate_figures, kept_share
 from edgekit.plan.support import operator_uses, require_support
 from tests.plan.builders import facts, layer, profile, target
 
@@ -96,3 +96,16 @@ def test_a_model_in_the_targets_own_format_is_supported_as_it_is():
     model = facts(operators=("CONV_2D",), source_format="tflite")
     assert operator_uses(model, target()) == ()
     require_support(model, target())
+
+
+@pytest.mark.parametrize(
+    ("settings", "share"),
+    [
+        ({"student_ratio": 0.4}, 0.4),
+        ({"student_ratio": 0.4, "student": "made"}, 0.4),
+        ({"student_ratio": 0.4, "student": "factory"}, 1.0),
+        ({"student_ratio": 0.4, "student_bytes": 24_000}, 1.0),
+    ],
+)
+def test_a_ratio_that_a_step_does_not_use_is_not_estimated_from(settings, share):
+    assert kept_share("distil", settings) == share
