@@ -124,5 +124,6 @@ def _speed_up(record: Record) -> str:
         return "not measured"
     ratio = run.figures["latency_ratio"]
     low, high = 1 / ratio.high, 1 / ratio.low
-    times = f"{len(record.latency)} runs, load {run.load:.1f}"
+    count = len(record.latency)
+    times = f"{count} run{'s' if count > 1 else ''}, load {run.load:.1f}"
     return f"{1 / ratio.value:.2f} [{low:.2f}, {high:.2f}]; {1 / run.minimum_ratio:.2f} ({times})"
