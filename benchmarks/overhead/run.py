@@ -3,7 +3,7 @@
 - ``session_run``: ``Session.run`` against the raw LiteRT interpreter that does the same scaling,
   on a model of about a millisecond, float and INT8. Limit 1.05.
 - ``import_runtime``: ``import edgekit.runtime`` against importing numpy plus the engine. 1.3.
-- ``import_all``: ``import edgekit.runtime``, numpy and the engine against numpy and the engine. 1.3.
+- ``import_all``: ``import edgekit.runtime``, numpy and the engine against the latter two. 1.3.
 - ``import_litert``, ``import_onnx``: all that ``edgekit.open`` of a bundle imports (as an open was
   seen to do), engine included, against importing numpy plus that engine. No limit.
 - ``help``: ``edgekit --help`` against importing click and rich. 1.3.

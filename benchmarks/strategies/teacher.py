@@ -27,7 +27,7 @@ from fashion import (
 )
 from safetensors.torch import save_file
 
-from edgekit.compress.finetune import fit_model
+from edgekit.compress.training.finetune import fit_model
 from edgekit.core.progress import Event
 from edgekit.core.steps import Train
 

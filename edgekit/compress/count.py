@@ -8,8 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from edgekit.compress.bench import Bench
-from edgekit.compress.channel_trace import slow_attention
-from edgekit.compress.example import Example, bench_example
+from edgekit.compress.example import Example, bench_example, slow_attention
 from edgekit.compress.judge import restore_modes, training_modes
 
 aten = torch.ops.aten

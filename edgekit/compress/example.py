@@ -1,6 +1,7 @@
 """How a model is run to be traced, counted and compared: on a few real inputs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -32,6 +33,17 @@ def as_example(inputs: Any) -> Example:
         return inputs
     leaves = [item for item in tree_leaves(inputs) if isinstance(item, Tensor) and item.ndim]
     return Example(run=_run_of(inputs), samples=len(leaves[0]) if leaves else 1)
+
+
+@contextmanager
+def slow_attention() -> Iterator[None]:
+    """Torch's fused transformer layer is one opaque operator: within the block its parts run."""
+    was_fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(was_fast)
 
 
 def _run_of(inputs: Any) -> Run:

@@ -16,7 +16,7 @@ from torch.nn import functional
 from edgekit.compress.bench import Bench
 from edgekit.compress.judge import restore_modes, training_modes
 from edgekit.compress.moments import MOMENT_BYTES, fast_path_off, input_batches
-from edgekit.compress.sparse_layers import SparseWeight
+from edgekit.compress.sparsity.sparse_layers import SparseWeight
 from edgekit.core.errors import StepError
 
 # Unfolded inputs that are held at once.

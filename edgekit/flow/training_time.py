@@ -10,7 +10,7 @@ from torch import Tensor
 
 from edgekit.compile.capture import MODEL_ERRORS, sample_inputs
 from edgekit.compress.masks import copy_model
-from edgekit.compress.pace import time_text
+from edgekit.compress.training.pace import time_text
 from edgekit.core.figure import Figure, Place, Provenance, not_evaluated
 from edgekit.core.strategy import PlannedStep
 from edgekit.flow.planning import Plan

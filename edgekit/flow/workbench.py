@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from edgekit.compile.flat import select_outputs, takes_by_name
-from edgekit.compress.augment import make_augment
 from edgekit.compress.bench import Bench, Call
 from edgekit.compress.masks import bake_masks, copy_model
 from edgekit.compress.state import load_state
+from edgekit.compress.training.augment import make_augment
 from edgekit.core.contract import Contract
 from edgekit.core.errors import StepError, WorkloadError
 from edgekit.evaluate.metrics import Metric

@@ -7,7 +7,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from edgekit.compress.layer_inputs import gather, in_groups, input_vectors
-from edgekit.compress.sparse_layers import participants
+from edgekit.compress.sparsity.sparse_layers import participants
 from edgekit.core.errors import StepError
 from tests.compress.benches import bench_of, cnn_bench, mlp_bench, transformer_bench
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from edgekit.compress.distil import distil
-from edgekit.compress.factorize import factorize
-from edgekit.compress.finetune import finetune
-from edgekit.compress.lora import lora
-from edgekit.compress.magnitude import magnitude_mask
+from edgekit.compress.distillation.distil import distil
+from edgekit.compress.low_rank.factorize import factorize
+from edgekit.compress.low_rank.lora import lora
 from edgekit.compress.masks import require_zeros
-from edgekit.compress.prune import prune
+from edgekit.compress.pruning.prune import prune
+from edgekit.compress.sparsity.magnitude import magnitude_mask
 from edgekit.compress.state import load_state, save_state
+from edgekit.compress.training.finetune import finetune
 from edgekit.core.steps import Distil, Factorize, Lora, Prune, Train
 from tests.compress.benches import SILENT, bench_of
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from edgekit.compress.channels import prune_channels
-from edgekit.compress.depth import drop_layers
 from edgekit.compress.example import as_example
+from edgekit.compress.pruning.channels import prune_channels
+from edgekit.compress.pruning.depth import drop_layers
 from edgekit.core.contract import Tensor
 from edgekit.core.steps import Prune
 from tests.compress.architectures import ALL

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgekit.compress.channels import prune_channels
+from edgekit.compress.pruning.channels import prune_channels
 from edgekit.compress.state import load_state, save_state
 from edgekit.core.steps import Prune
 from tests.compress.architectures import ALL

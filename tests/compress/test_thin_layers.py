@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 from torch.utils.flop_counter import FlopCounterMode
 
-from edgekit.compress.decomposition import decompose
+from edgekit.compress.low_rank.decomposition import decompose
+from edgekit.compress.low_rank.tucker import tucker2
 from edgekit.compress.moments import Traffic
 from edgekit.compress.thin_layers import (
     has_plain_forward,
@@ -18,7 +19,6 @@ from edgekit.compress.thin_layers import (
     tucker_chain,
     why_whole,
 )
-from edgekit.compress.tucker import tucker2
 from tests.compress.benches import seeded
 
 # float32 sums in another order.

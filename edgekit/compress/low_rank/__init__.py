@@ -1,0 +1,1 @@
+"""Low rank: layers as products of thinner ones, and adapters."""

@@ -1,0 +1,1 @@
+"""Unstructured pruning: single weights that become zero and stay zero."""

@@ -1,0 +1,1 @@
+"""Training, as every step that trains shares it: one loop, its batches, checkpoints and losses."""

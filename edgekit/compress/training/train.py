@@ -1,0 +1,152 @@
+"""Training, as all steps that train share it.
+
+A training is a function of its inputs alone: the order of the samples, augmentation and dropout are
+drawn from the bench's seed, the epoch and the batch. So one that was killed at any point, and is
+started again, ends with the same weights, bit for bit, on the same machine (on CUDA as far as its
+kernels are deterministic). Checkpoints are written after each epoch and every two minutes between.
+What is drawn by other means than torch's default generator (``random``, numpy) is beyond its reach.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgekit.compress.bench import Bench, Objective, StepPoint
+from edgekit.compress.count import count
+from edgekit.compress.judge import Judge
+from edgekit.compress.training.batches import Batches
+from edgekit.compress.training.checkpoint import Checkpoint, fingerprint_of
+from edgekit.compress.training.memory_format import channels_last
+from edgekit.compress.training.optimizer import check_masks, live_batch_norms, zero_masked_
+from edgekit.compress.training.training_run import Trained, TrainingRun
+from edgekit.compress.training.update import Updater
+from edgekit.core.codec import to_plain
+from edgekit.core.errors import StepError
+from edgekit.core.progress import Reporter
+from edgekit.core.steps.train import Train
+
+__all__ = ["AfterBatch", "Trained", "train"]
+
+AfterBatch = Callable[[int], None]
+
+
+def train(  # noqa: PLR0913  # what a training is about, and how it goes
+    model: nn.Module,
+    objective: Objective,
+    bench: Bench,
+    settings: Train,
+    reporter: Reporter,
+    *,
+    masks: Mapping[str, Tensor] | None = None,
+    name: str = "train",
+    after_batch: AfterBatch | None = None,
+) -> Trained:
+    """Train a model in place; it ends in eval mode with the best weights on the selection data.
+
+    The weights that it began with take part; of equal ones the latest are the best. With a moving
+    average it is the average that is judged and kept. masks: where weights stay, by parameter name
+    (True is kept); the others are exactly zero throughout. None takes those of the bench: give an
+    empty dict for a model of other weights. name: of its folder of checkpoints; two trainings of
+    one step have two. after_batch: called with the number of batches done; it finds the gradients
+    of all weights, and may change masks in place (they are part of a checkpoint, and end as they
+    were with the best weights). A loop of the user's (``bench.trainer``) takes the place of this
+    one: its result is judged once, it keeps no average, and it is not resumed.
+    Raises: StepError where there is nothing to train or to train on, for a loss or a gradient that
+    is not finite, and for masks that are not the model's.
+    """
+    masks = bench.masks if masks is None else masks
+    check_masks(model, masks)
+    model.to(bench.device)
+    kept = {key: value.to(bench.device) for key, value in masks.items()}
+    if not settings.epochs:
+        return _untrained(model, bench, kept, name)
+    batches = Batches(bench, settings.batch_size, name=name)
+    _check_batch_norms(model, batches, name)
+    facts = {**_facts(bench, settings, batches), "name": name}
+    state = Checkpoint(fingerprint=fingerprint_of(facts, _tensors(model, kept)))
+
+    def trial() -> None:
+        objective(model, next(batches.epoch(0)).head(2))
+
+    with _own_randomness(bench.device), channels_last(model, trial):
+        updater = Updater(
+            model,
+            # Nobody but a loop itself knows when its weights should enter an average.
+            settings if bench.trainer is None else replace(settings, ema_decay=0.0),
+            kept,
+            device=bench.device,
+            steps=settings.epochs * len(batches),
+            is_mixed=settings.has_mixed_precision and bench.device.type == "cuda",
+            after_batch=after_batch,
+        )
+        run = TrainingRun(
+            model=model,
+            objective=objective,
+            bench=bench,
+            settings=settings,
+            reporter=reporter,
+            batches=batches,
+            updater=updater,
+            state=state,
+            name=name,
+        )
+        return run.to_end()
+
+
+def _untrained(model: nn.Module, bench: Bench, masks: Mapping[str, Tensor], name: str) -> Trained:
+    zero_masked_(model, masks)
+    score, size = Judge(bench).score(model), count(model, bench)
+    point = StepPoint(
+        name=f"{name} start",
+        parameters=size.parameters,
+        macs=size.macs,
+        score=score,
+        is_kept=True,
+    )
+    model.eval()
+    return Trained(points=(point,), score=score, seconds=0.0)
+
+
+def _facts(bench: Bench, settings: Train, batches: Batches) -> dict[str, Any]:
+    """What makes a training this one and no other, beside its weights and its loss."""
+    return {
+        "settings": to_plain(settings),
+        "seed": bench.seed,
+        "training": batches.dataset.digest,
+        "selection": bench.selection.digest,
+        "metric": bench.metric.name,
+        "device": bench.device.type,
+        "torch": torch.__version__,
+        "is_user_loop": bench.trainer is not None,
+    }
+
+
+def _tensors(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    named = [*model.named_parameters(), *model.named_buffers()]
+    return dict(named) | {f"mask:{name}": value for name, value in masks.items()}
+
+
+def _check_batch_norms(model: nn.Module, batches: Batches, name: str) -> None:
+    """Refuse batches of one sample where they have a variance to give."""
+    layers = live_batch_norms(model)
+    if layers and batches.smallest == 1:
+        raise StepError(
+            f"{name}: batches of 1 sample ({batches.dataset.count} training samples, batch_size "
+            f"{batches.size}) and batch norm layer '{layers[0]}', which needs 2 or more; set "
+            "batch_size to 2 or more, or freeze the layer's weights (its statistics then stay)"
+        )
+
+
+@contextmanager
+def _own_randomness(device: torch.device) -> Iterator[None]:
+    """Within the block torch's generators are this training's; afterwards they are as before."""
+    devices = [device] if device.type == "cuda" else []
+    with (
+        torch.random.fork_rng(devices=devices),
+        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
+    ):
+        yield
