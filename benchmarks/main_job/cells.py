@@ -4,11 +4,11 @@ Source of the bars: the proof that the first release was asked for; the tools un
 them by hand.
 """
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgekit.core.verdict import EvidenceKind, Limit, Sense
+from benchmarks.builds.cell import Cell, at_most
 
+PROFILE = Path(__file__).parent / "device_profiles" / "main-job.toml"
 EXAMPLES = Path(__file__).parents[2] / "examples"
 RESNETS = ("resnet20", "resnet56")
 TARGETS = ("litert", "onnx")
@@ -33,24 +33,6 @@ MINILM_COSINE = 0.99
 MINILM_DROP_POINTS = 100 * (1 - MINILM_COSINE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
-    """One build.
-
-    bars: what is asked. watched: limits that are judged and shown, and that nobody asks for.
-    is_refusal_wanted: the verdict must refuse the build for ``metric_drop``.
-    """
-
-    name: str
-    workload: str
-    target: str
-    settings: dict[str, str]
-    bars: tuple[Limit, ...]
-    watched: tuple[Limit, ...] = ()
-    arguments: dict[str, str] = field(default_factory=dict)
-    is_refusal_wanted: bool = False
-
-
 def all_cells() -> tuple[Cell, ...]:
     """Every cell in the order of the table."""
     resnets = [
@@ -66,21 +48,22 @@ def all_cells() -> tuple[Cell, ...]:
 
 
 def _resnet(model: str, target: str, precision: str) -> Cell:
-    bars = [_at_most("share", RESNET_SHARES[precision, target], "")]
+    bars = [at_most("share", RESNET_SHARES[precision, target], "")]
     if precision in RESNET_DROPS_POINTS:
-        bars.append(_at_most("metric_drop", RESNET_DROPS_POINTS[precision], "points"))
+        bars.append(at_most("metric_drop", RESNET_DROPS_POINTS[precision], "points"))
     if precision == "int8":
-        bars.append(_at_most("latency_ratio", 1 / RESNET_INT8_SPEED_UPS[target], "ratio"))
+        bars.append(at_most("latency_ratio", 1 / RESNET_INT8_SPEED_UPS[target], "ratio"))
     if precision == "fp16":
-        bars.append(_at_most("latency_ratio", FP16_LATENCY_RATIO, "ratio"))
+        bars.append(at_most("latency_ratio", FP16_LATENCY_RATIO, "ratio"))
     return Cell(
         name=f"{model}-{target}-{precision}",
         workload=f"{EXAMPLES / 'cifar10' / 'workload.py'}:{model}",
+        device=str(PROFILE),
         target=target,
-        settings={"precision": precision},
+        settings={"quantize": {"precision": precision}},
         bars=tuple(bars),
         watched=(
-            (_at_most("metric_drop", INT4_WATCHED_DROP_POINTS, "points"),)
+            (at_most("metric_drop", INT4_WATCHED_DROP_POINTS, "points"),)
             if precision == "int4"
             else ()
         ),
@@ -88,23 +71,16 @@ def _resnet(model: str, target: str, precision: str) -> Cell:
 
 
 def _minilm(target: str, *, is_static: bool) -> Cell:
-    drop = _at_most("metric_drop", MINILM_DROP_POINTS, "points")
+    drop = at_most("metric_drop", MINILM_DROP_POINTS, "points")
     return Cell(
         name=f"minilm-{target}-{'static-' if is_static else ''}int8",
         workload=str(EXAMPLES / "sentence_embedding" / "workload.py"),
+        device=str(PROFILE),
         target=target,
-        settings={"precision": "int8", **({"activations": "static"} if is_static else {})},
-        bars=(drop,) if is_static else (_at_most("share", MINILM_SHARE, ""), drop),
+        settings={
+            "quantize": {"precision": "int8", **({"activations": "static"} if is_static else {})}
+        },
+        bars=(drop,) if is_static else (at_most("share", MINILM_SHARE, ""), drop),
         arguments={"length": "64"},
         is_refusal_wanted=is_static,
-    )
-
-
-def _at_most(figure: str, bound: float, unit: str) -> Limit:
-    return Limit(
-        figure=figure,
-        sense=Sense.AT_MOST,
-        bound=bound,
-        unit=unit,
-        accepts=(EvidenceKind.HOST,),
     )

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from cells import Cell
-from record import Record
+from benchmarks.builds.cell import Cell
+from benchmarks.builds.record import Record
 
 from edgekit.core.codec import to_plain
 from edgekit.core.figure import Figure

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from edgekit.bundle.manifest import StepFigures
 from edgekit.core.codec import from_plain, to_plain
 from edgekit.core.figure import Figure, exact
 from edgekit.core.verdict import Status
 from edgekit.flow.results import BuildResult
+from edgekit.graph.reader import read_graph
 
 LATENCY_FIGURES = ("latency_ratio", "latency_float_ms", "latency_ms")
 _MINIMUM = re.compile(r"minimum ([0-9.e+-]+) ms")
@@ -41,6 +43,7 @@ class Record:
     cores: int = 0
     figures: dict[str, Figure] = field(default_factory=dict)
     failed: tuple[str, ...] = ()
+    steps: tuple[StepFigures, ...] = ()
     latency: tuple[LatencyRun, ...] = ()
 
     def quietest(self) -> LatencyRun | None:
@@ -53,13 +56,10 @@ def record_of(result: BuildResult, message: str) -> Record:
     figures = {item.name: item for item in result.evidence.figures}
     share = figures["artifact_bytes"].value / figures["artifact_float_bytes"].value
     figures["share"] = exact("share", share, "", "artifact_bytes over artifact_float_bytes")
-    times = {name: figures.pop(name) for name in LATENCY_FIGURES}
-    run = LatencyRun(
-        date=now(),
-        load=os.getloadavg()[0],
-        figures=times,
-        minimum_ratio=_minimum(times["latency_ms"]) / _minimum(times["latency_float_ms"]),
-    )
+    if result.bundle is not None:
+        weights = weight_bytes(result.bundle / result.manifest.components[0].artifact.entry)
+        figures["weight_bytes"] = exact("weight_bytes", weights, "bytes", "constants in the file")
+    times = {name: figures.pop(name) for name in LATENCY_FIGURES if name in figures}
     return Record(
         outcome=result.standing.value,
         message=message,
@@ -69,7 +69,26 @@ def record_of(result: BuildResult, message: str) -> Record:
         cores=result.evidence.host.cores,
         figures=figures,
         failed=tuple(item.limit.figure for item in result.verdict.of(Status.FAIL)),
-        latency=(run,),
+        steps=result.evidence.steps,
+        latency=(_latency_run(times),) if len(times) == len(LATENCY_FIGURES) else (),
+    )
+
+
+def weight_bytes(artifact: Path) -> int:
+    """What the constants of an artifact take, without the container around them."""
+    return sum(
+        tensor.stored_bytes
+        for subgraph in read_graph(artifact.read_bytes(), name=artifact.name).subgraphs
+        for tensor in subgraph.tensors
+    )
+
+
+def _latency_run(times: dict[str, Figure]) -> LatencyRun:
+    return LatencyRun(
+        date=now(),
+        load=os.getloadavg()[0],
+        figures=times,
+        minimum_ratio=_minimum(times["latency_ms"]) / _minimum(times["latency_float_ms"]),
     )
 
 

@@ -1,0 +1,1 @@
+"""What benchmarks share whose cells are builds: the cell, its record, the table, the runner."""
