@@ -8,6 +8,7 @@ import argparse
 import json
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from edgekit.core.progress import Event
 
 # Waived so that a cell that misses its bar still is a row with all its figures.
 WAIVABLE = ("metric_drop", "latency_ratio")
+PROGRESS_EVERY_S = 30.0
 
 
 def main(description: str | None, cells: tuple[Cell, ...], results: Path) -> int:
@@ -97,7 +99,7 @@ def _build(cell: Cell) -> Record:
                 limits={name: bounds[name] for name in waived},
                 allow=() if cell.is_refusal_wanted else waived,
                 arguments=cell.arguments,
-                listener=_say,
+                listener=_Said(),
             )
         except BudgetError as refused:
             return record_of(refused.result, str(refused))
@@ -106,6 +108,15 @@ def _build(cell: Cell) -> Record:
     return record_of(result, "")
 
 
-def _say(event: Event) -> None:
-    if event.kind != "progress":
+class _Said:
+    """Prints notes as they come, and how far a stage is about twice a minute."""
+
+    def __init__(self) -> None:
+        self._last_s = 0.0
+
+    def __call__(self, event: Event) -> None:
+        now_s = time.monotonic()
+        if event.kind == "progress" and now_s - self._last_s < PROGRESS_EVERY_S:
+            return
+        self._last_s = now_s
         print(f"  {event.stage}: {event.message}", file=sys.stderr, flush=True)

@@ -5,7 +5,6 @@ from typing import Any
 
 from benchmarks.builds.cell import Cell
 from benchmarks.builds.record import Record
-
 from edgekit.core.codec import to_plain
 from edgekit.core.figure import Figure
 from edgekit.core.verdict import Limit, Status, judge
