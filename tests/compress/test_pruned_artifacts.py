@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from edgekit.compress.example import as_example
 from edgekit.compress.pruning.channels import prune_channels
 from edgekit.compress.pruning.depth import drop_layers
 from edgekit.core.contract import Tensor
@@ -51,7 +50,7 @@ def test_pruned_model_gives_the_same_in_both_formats(name, tmp_path):
 def test_narrow_and_shallow_model_gives_the_same_in_both_formats(tmp_path):
     architecture = ALL["residual"]
     inputs = architecture.inputs()
-    shallow = drop_layers(architecture.model(), [as_example(inputs)], 2).model
+    shallow = drop_layers(architecture.model(), inputs, 2).model
     model = prune_channels(shallow, inputs, Prune()).model
     runs = export_both(model, {"x": Tensor(shape=inputs.shape[1:])}, tmp_path)
     with torch.no_grad():

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._pytree import tree_map
 
-from edgekit.compress.example import Example, slow_attention
+from edgekit.compress.example import Example, as_example, slow_attention
 from edgekit.compress.judge import restore_modes, training_modes
 from edgekit.compress.masks import copy_model
 from edgekit.compress.pruning.adapt import frozen
 from edgekit.compress.pruning.channel_trace import MODEL_ERRORS, first_line
 from edgekit.core.errors import StepError
+from edgekit.core.steps.prune import Prune
 
 _COUNT_NAMES = re.compile(r"(num|n)_?(hidden_)?(layers?|blocks?)$|^depth$|^layers?_?(num|count)$")
 
@@ -98,15 +99,53 @@ def has_shortcut(block: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any
     return not torch.equal(*outputs)
 
 
-def drop_layers(model: nn.Module, examples: Sequence[Example], count: int) -> Shallower:
+def drop_layers(model: nn.Module, examples: Any, count: int) -> Shallower:
     """A copy of a model without so many of its repeated blocks; the model itself stays as it is.
 
-    Every list keeps a block. Lists of one kind of block are numbered anew; sequences keep their
-    names. Attributes that count the layers follow.
+    examples: inputs to run it on, as ``channels.prune_channels`` takes them. Every list keeps a
+    block. Lists of one kind of block are numbered anew; sequences keep their names. Attributes that
+    count the layers follow.
     Raises: StepError where fewer can go, or the model does not run without them.
     """
-    chosen = choose_blocks(model, find_blocks(model, examples), count)
-    return without_blocks(model, [block.path for block in chosen], examples[0])
+    example = as_example(examples)
+    chosen = choose_blocks(model, find_blocks(model, [example]), count)
+    return without_blocks(model, [block.path for block in chosen], example)
+
+
+def asked_blocks(
+    model: nn.Module, examples: Iterable[Example], settings: Prune
+) -> tuple[Block, ...]:
+    """The blocks that ``drop_layers`` or ``depth_ratio`` asks for; none that holds what is ignored.
+
+    Raises: StepError where fewer can go than ``drop_layers``.
+    """
+    blocks = [
+        block
+        for block in find_blocks(model, examples)
+        if not any(_is_in(model, block, pattern) for pattern in settings.ignore)
+    ]
+    if settings.drop_layers:
+        return choose_blocks(model, blocks, settings.drop_layers)
+    can_go = droppable(model, blocks)
+    # A share of thirds must not lose one to rounding.
+    return can_go[: int(settings.depth_ratio * len(can_go) + 1e-9)]
+
+
+def _is_in(model: nn.Module, block: Block, pattern: str) -> bool:
+    """Whether a pattern names a block or something in it."""
+    inner = (name for name, _ in model.get_submodule(block.path).named_modules())
+    return any(re.search(pattern, f"{block.path}.{name}".rstrip(".")) for name in inner)
+
+
+def droppable(model: nn.Module, blocks: Sequence[Block]) -> tuple[Block, ...]:
+    """Those of least influence first, as long as every list keeps one."""
+    left = {block.stack: len(model.get_submodule(block.stack)) for block in blocks}  # type: ignore[arg-type]
+    kept = []
+    for block in blocks:
+        if left[block.stack] > 1:
+            left[block.stack] -= 1
+            kept.append(block)
+    return tuple(kept)
 
 
 def choose_blocks(model: nn.Module, blocks: Sequence[Block], count: int) -> tuple[Block, ...]:
@@ -114,19 +153,14 @@ def choose_blocks(model: nn.Module, blocks: Sequence[Block], count: int) -> tupl
 
     Raises: StepError where fewer can go.
     """
-    left = {block.stack: len(model.get_submodule(block.stack)) for block in blocks}  # type: ignore[arg-type]
-    chosen: list[Block] = []
-    for block in blocks:
-        if len(chosen) < count and left[block.stack] > 1:
-            left[block.stack] -= 1
-            chosen.append(block)
+    chosen = droppable(model, blocks)[:count]
     if len(chosen) < count:
         raise StepError(
             f"prune: drop_layers is {count}, and {len(chosen)} layers may go: blocks of a list or "
             "sequence that keep the shape of what goes through them, with a way around their "
             f"weights, and one stays in each; set drop_layers to {len(chosen)} or less"
         )
-    return tuple(chosen)
+    return chosen
 
 
 def without_blocks(model: nn.Module, paths: Sequence[str], example: Example) -> Shallower:

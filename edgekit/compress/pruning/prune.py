@@ -17,7 +17,7 @@ from edgekit.compress.count import count
 from edgekit.compress.example import bench_example, calibration_examples
 from edgekit.compress.judge import Judge
 from edgekit.compress.pruning.channels import Aim, Pruned, asked_units, prune_found
-from edgekit.compress.pruning.depth import drop_layers
+from edgekit.compress.pruning.depth import asked_blocks, without_blocks
 from edgekit.compress.pruning.goal import Key
 from edgekit.compress.pruning.importance import IN_LOSS, Losses
 from edgekit.compress.pruning.prunable import Prunable, find_prunable
@@ -99,12 +99,20 @@ class _Pruning:
 
     def _shallow(self) -> Round:
         """The model without the layers that are to go."""
-        bench, asked = self._bench, self._settings.drop_layers
-        if not asked:
+        bench, settings = self._bench, self._settings
+        if not (settings.drop_layers or settings.depth_ratio):
             return Round(model=bench.model, masks=bench.masks)
-        found = drop_layers(
-            bench.model, calibration_examples(bench, _RUN_BATCHES, _RUN_SAMPLES), asked
-        )
+        examples = calibration_examples(bench, _RUN_BATCHES, _RUN_SAMPLES)
+        chosen = asked_blocks(bench.model, examples, settings)
+        if not chosen and not self._units:
+            raise StepError(
+                f"prune: depth_ratio is {settings.depth_ratio}, and of the layers that can go that "
+                "is none; raise it, or name other units"
+            )
+        if not chosen:
+            self._note(f"no layer went: depth_ratio {settings.depth_ratio} of those that can go")
+            return Round(model=bench.model, masks=bench.masks)
+        found = without_blocks(bench.model, [block.path for block in chosen], self._example)
         masks = {
             found.renamed[key]: mask for key, mask in bench.masks.items() if key in found.renamed
         }

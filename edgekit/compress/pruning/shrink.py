@@ -13,7 +13,7 @@ from torch import nn
 from edgekit.compress.count import CONTAINER_BYTES, LAYER_BYTES, Count, count_run
 from edgekit.compress.example import Example, as_example
 from edgekit.compress.pruning.channels import Aim, Pruned, prune_found, refuse_unchanged
-from edgekit.compress.pruning.depth import Block, find_blocks, without_blocks
+from edgekit.compress.pruning.depth import Block, droppable, find_blocks, without_blocks
 from edgekit.compress.pruning.prunable import Prunable, find_prunable
 from edgekit.core.errors import StepError
 from edgekit.core.steps.prune import Goal, Importance, Prune
@@ -97,7 +97,7 @@ def shrink_to(  # noqa: PLR0913  # limits are told apart by their names
             f"parameters, {now.macs:,} MACs and about {now.artifact_bytes(bits):,} bytes: there is "
             "nothing to shrink; give a smaller budget"
         )
-    blocks = _droppable(model, find_blocks(model, [example, *map(as_example, calibration)]))
+    blocks = droppable(model, find_blocks(model, [example, *map(as_example, calibration)]))
     settings = Prune(units=("channels", "heads"), importance=importance, ignore=ignore)
     ways = _Ways(model, example, settings, budget, multiple)
     found = ways.best(blocks)
@@ -111,16 +111,6 @@ def shrink_to(  # noqa: PLR0913  # limits are told apart by their names
         )
     refuse_unchanged(found, settings)
     return replace(found, before=now)
-
-
-def _droppable(model: nn.Module, blocks: Sequence[Block]) -> list[Block]:
-    left = {block.stack: len(model.get_submodule(block.stack)) for block in blocks}  # type: ignore[arg-type]
-    kept = []
-    for block in blocks:
-        if left[block.stack] > 1:
-            left[block.stack] -= 1
-            kept.append(block)
-    return kept
 
 
 class _Ways:

@@ -29,7 +29,9 @@ class Prune:
     share, else each layer loses it alike. layer_ratios: shares of their own for layers whose
     module path matches a pattern. head_ratio, ffn_ratio: shares of their own for heads and for the
     neurons between linear layers; each brings its unit in. drop_layers: whole layers (of repeated
-    blocks) to take out, by number; those that change what goes through them least. round_to:
+    blocks) to take out, by number; those that change what goes through them least. depth_ratio:
+    instead of a number, the share of those that can go, rounded down; none is not an error where
+    other units go too. What the goal counts is the model with all its layers. round_to:
     channel counts stay multiples of it; 0 takes what the target's kernels like. ignore: patterns
     of module paths that stay whole. iterations: prune and retrain in so many rounds. schedule: how
     the share grows over them ("per-epoch": a round an epoch, whatever the iterations).
@@ -49,6 +51,7 @@ class Prune:
     head_ratio: float | None = None
     ffn_ratio: float | None = None
     drop_layers: int = 0
+    depth_ratio: float = 0.0
     round_to: int = 0
     ignore: tuple[str, ...] = ()
     iterations: int = 1
@@ -66,12 +69,16 @@ class Prune:
             _expect(name, value, value >= least, f"{least} or more")
         for pattern in (*self.ignore, *self.layer_ratios):
             check_pattern("prune", pattern)
-        if "layers" in self.units and not self.drop_layers:
+        if "layers" in self.units and not (self.drop_layers or self.depth_ratio):
             raise StepError(
                 "prune: units has 'layers' and drop_layers is 0; set drop_layers to how many "
-                "layers go, or leave 'layers' out"
+                "layers go (or depth_ratio to a share of them), or leave 'layers' out"
             )
-
+        if self.drop_layers and self.depth_ratio:
+            raise StepError(
+                f"prune: drop_layers is {self.drop_layers} and depth_ratio is {self.depth_ratio}; "
+                "leave one of them at 0"
+            )
         if self.schedule == "per-epoch" and not self.recover.epochs:
             raise StepError(
                 "prune: schedule is 'per-epoch' and recover.epochs is 0; set recover.epochs to how "
@@ -93,6 +100,7 @@ class Prune:
             _expect("ratio", self.ratio, 0 < self.ratio < 1, "above 0 and below 1")
         shares = {f"layer_ratios['{key}']": value for key, value in self.layer_ratios.items()}
         shares |= {"head_ratio": self.head_ratio or 0.0, "ffn_ratio": self.ffn_ratio or 0.0}
+        _expect("depth_ratio", self.depth_ratio, 0 <= self.depth_ratio <= 1, "0 to 1")
         for name, value in shares.items():
             _expect(name, value, 0 <= value < 1, "0 or more and below 1")
         weight = self.teacher_weight

@@ -88,7 +88,7 @@ def test_convolutions_without_a_shortcut_are_no_blocks_to_drop():
 def test_model_without_a_layer_gives_what_the_whole_one_gives_with_this_layer_passed_by(name):
     architecture = TRANSFORMERS[name]
     model, inputs = architecture.model(), architecture.inputs()
-    shallow = drop_layers(model, [as_example(inputs)], 1)
+    shallow = drop_layers(model, inputs, 1)
     (path,) = shallow.dropped
     by_hand = copy.deepcopy(model)
 
@@ -106,7 +106,7 @@ def test_model_without_a_layer_gives_what_the_whole_one_gives_with_this_layer_pa
 def test_layers_are_numbered_anew_and_counted():
     architecture = TRANSFORMERS["llama"]
     model = architecture.model()
-    shallow = drop_layers(model, [as_example(architecture.inputs())], 1).model
+    shallow = drop_layers(model, architecture.inputs(), 1).model
     layers = shallow.model.model.layers
     assert [name for name, _ in layers.named_children()] == ["0"]
     assert layers[0].self_attn.layer_idx == 0
@@ -116,7 +116,7 @@ def test_layers_are_numbered_anew_and_counted():
 
 def test_blocks_of_a_sequence_keep_their_names():
     architecture = CNNS["residual"]
-    shallow = drop_layers(architecture.model(), [as_example(architecture.inputs())], 1)
+    shallow = drop_layers(architecture.model(), architecture.inputs(), 1)
     left = {name for name, _ in shallow.model.body.named_children()}
     assert left == {"0", "1", "2", "3"} - {shallow.dropped[0].partition(".")[2]}
 
@@ -125,7 +125,7 @@ def test_blocks_of_a_sequence_keep_their_names():
 def test_shallow_model_can_be_written_down(name, tmp_path):
     architecture = (CNNS | TRANSFORMERS)[name]
     model, inputs = architecture.model(), architecture.inputs()
-    shallow = drop_layers(model, [as_example(inputs)], 1).model
+    shallow = drop_layers(model, inputs, 1).model
     save_state(shallow, model, tmp_path)
     assert torch.equal(load_state(model, tmp_path).model(inputs), shallow(inputs))
 
@@ -133,7 +133,7 @@ def test_shallow_model_can_be_written_down(name, tmp_path):
 def test_names_before_lead_to_names_now():
     architecture = TRANSFORMERS["bert"]
     model = architecture.model()
-    shallow = drop_layers(model, [as_example(architecture.inputs())], 1)
+    shallow = drop_layers(model, architecture.inputs(), 1)
     values = dict(shallow.model.named_parameters())
     for name, value in model.named_parameters():
         if name in shallow.renamed:
@@ -157,7 +157,7 @@ def test_a_sequence_with_something_else_in_it_may_lose_all_its_blocks():
 def test_model_without_blocks_says_how_many_may_go():
     architecture = CNNS["cross stage"]
     with pytest.raises(StepError, match="drop_layers is 1, and 0 layers may go"):
-        drop_layers(architecture.model(), [as_example(architecture.inputs())], 1)
+        drop_layers(architecture.model(), architecture.inputs(), 1)
 
 
 def test_hooks_are_gone_and_modes_are_as_they_were():

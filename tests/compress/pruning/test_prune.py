@@ -16,6 +16,7 @@ from edgekit.core.errors import StepError
 from edgekit.core.progress import Event, Reporter
 from edgekit.core.steps import Prune, Train
 from tests.compress.benches import SILENT, bench_of
+from tests.compress.networks import TinyResNet
 from tests.compress.pruning import killed_pruning
 
 QUICK = Train(epochs=2, batch_size=100, learning_rate=5e-3)
@@ -101,6 +102,32 @@ def test_layers_heads_and_widths_of_a_transformer_go_together(
     assert layer.attention.query.out_features == 24
     assert layer.ffn_in.out_features == 32
     assert result.values["dropped"][0].startswith("layers.")
+
+
+@pytest.mark.parametrize(("share", "gone"), [(0.5, 2), (0.99, 3), (1.0, 4)])
+def test_a_share_of_the_layers_that_can_go_is_rounded_down(share, gone, digits, checkpoints):
+    """Three blocks of one shape, of which one stays; then two after the one that changes it."""
+    bench = bench_with(TinyResNet(blocks=(3, 3)), digits, checkpoints)
+    settings = Prune(units=("layers",), depth_ratio=share, recover=NONE)
+    assert len(prune(settings, bench, SILENT).values["dropped"]) == gone
+
+
+def test_no_layer_goes_that_is_ignored_or_holds_what_is(digits, checkpoints):
+    bench = bench_with(TinyResNet(blocks=(3, 3)), digits, checkpoints)
+    ignore = ("^stage1", r"stage2\.1\.first")
+    settings = Prune(units=("layers",), depth_ratio=1.0, ignore=ignore, recover=NONE)
+    assert prune(settings, bench, SILENT).values["dropped"] == ["stage2.2"]
+
+
+def test_a_share_of_no_layers_is_said_beside_other_units_and_refused_alone(
+    fitted_cnn, digits, checkpoints
+):
+    bench, events = bench_with(fitted_cnn, digits, checkpoints), []
+    prune(Prune(depth_ratio=0.5, ratio=0.3, recover=NONE), bench, heard(events))
+    assert any("no layer went: depth_ratio 0.5" in event.message for event in events)
+    alone = Prune(units=("layers",), depth_ratio=0.5, recover=NONE)
+    with pytest.raises(StepError, match=r"depth_ratio is 0\.5, and of the layers .* none"):
+        prune(alone, bench, SILENT)
 
 
 def test_layers_alone_go_in_one_round(fitted_transformer, digits, checkpoints):

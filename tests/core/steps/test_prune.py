@@ -20,6 +20,7 @@ from edgekit.core.steps import Prune, Train
         ("ffn_ratio", -0.1),
         ("layer_ratios", {"conv": 1.5}),
         ("drop_layers", -1),
+        ("depth_ratio", 1.5),
         ("round_to", -8),
         ("iterations", 0),
         ("teacher_weight", 1.5),
@@ -49,6 +50,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(name, value, hint):
     [
         ({"units": ()}, "units is empty"),
         ({"units": ("layers",)}, "drop_layers is 0"),
+        ({"drop_layers": 1, "depth_ratio": 0.5}, "leave one of them at 0"),
         ({"ignore": ("(",)}, "is no regular expression"),
         ({"layer_ratios": {"[": 0.5}}, "is no regular expression"),
         ({"schedule": "per-epoch", "recover": Train(epochs=0)}, "recover.epochs is 0"),
