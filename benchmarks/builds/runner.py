@@ -105,7 +105,7 @@ def _build(cell: Cell) -> Record:
             return record_of(refused.result, str(refused))
         except EdgekitError as error:
             return Record(outcome="not built", message=str(error), date=now())
-    return record_of(result, "")
+        return record_of(result, "")
 
 
 class _Said:
