@@ -76,13 +76,15 @@ class Golden:
     """Inputs and outputs for a self-test on the device.
 
     inputs, outputs: contract name to a .npy file in the bundle, samples on the first axis.
-    tolerance: the largest absolute difference that counts as equal, an output each.
+    tolerance: the largest absolute difference that counts as equal, an output each. adapters: of
+    each sample, "none" for the model without one; absent where there is nothing to choose.
     """
 
     samples: int
     inputs: dict[str, str]
     outputs: dict[str, str]
     tolerance: dict[str, float]
+    adapters: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,16 @@ from edgekit.bundle.manifest import Component, Golden, Manifest
 from edgekit.bundle.paths import DOCUMENTS, collision, path_fault
 from edgekit.core.artifact import Binding
 from edgekit.core.codec import nearest
-from edgekit.core.contract import DTYPES, Image, InputContract, Shape, Text
+from edgekit.core.contract import (
+    DTYPES,
+    NO_ADAPTER,
+    Adapter,
+    Contract,
+    Image,
+    InputContract,
+    Shape,
+    Text,
+)
 from edgekit.core.verdict import Limit
 
 MAXIMUM_FILES = 10_000
@@ -91,6 +100,10 @@ def _contract_faults(component: Component, paths: set[str]) -> Iterator[str]:
             yield from (f"{side}: '{name}' {fault}" for fault in _tensor_faults(dtype, shape))
     for item in contract.inputs:
         yield from (f"inputs: '{item.name}' {fault}" for fault in _source_faults(item, paths))
+    if sum(isinstance(item.source, Adapter) for item in contract.inputs) > 1:
+        yield "inputs: more than one takes an adapter"
+    if not contract.given_inputs:
+        yield "the contract has no input but an adapter"
 
 
 def _tensor_faults(dtype: str, shape: Shape) -> Iterator[str]:
@@ -111,6 +124,8 @@ def _source_faults(item: InputContract, paths: set[str]) -> Iterator[str]:
         yield f"has the tokenizer '{source.tokenizer}', which is not among the files"
     if isinstance(source, Image):
         yield from _image_faults(source)
+    if isinstance(source, Adapter):
+        yield from _adapter_faults(source, paths)
     is_same = len(inner) == len(source.element_shape) and all(
         isinstance(size, str) or size == wanted
         for size, wanted in zip(inner, source.element_shape, strict=True)
@@ -119,6 +134,18 @@ def _source_faults(item: InputContract, paths: set[str]) -> Iterator[str]:
         yield f"has shape {item.shape}, but its samples have {source.element_shape}"
     if source.dtype != item.dtype:
         yield f"has dtype {item.dtype}, but its samples have {source.dtype}"
+
+
+def _adapter_faults(source: Adapter, paths: set[str]) -> Iterator[str]:
+    if not source.adapters:
+        yield "has no adapter to choose"
+    if source.dtype != "float32":
+        yield f"has adapters of {source.dtype}; they are float32"
+    for name, path in source.adapters.items():
+        if name in NO_ADAPTER:
+            yield f"has an adapter {name!r}, which stands for none"
+        if path not in paths:
+            yield f"has the adapter '{name}' in '{path}', which is not among the files"
 
 
 def _image_faults(source: Image) -> Iterator[str]:
@@ -133,7 +160,7 @@ def _golden_faults(manifest: Manifest) -> Iterator[str]:
     golden: Golden = manifest.golden
     contract = manifest.components[0].contract
     paths = {entry.path for entry in manifest.files}
-    inputs = {item.name for item in contract.inputs}
+    inputs = {item.name for item in contract.given_inputs}
     outputs = {item.name for item in contract.outputs}
     if golden.samples < 1:
         yield f"golden: has {golden.samples} samples; at least 1 is needed for a self-test"
@@ -147,9 +174,20 @@ def _golden_faults(manifest: Manifest) -> Iterator[str]:
     for path in (*golden.inputs.values(), *golden.outputs.values()):
         if path not in paths:
             yield f"golden: '{path}' is not among the files"
+    yield from _golden_adapter_faults(golden, contract)
     for name, tolerance in golden.tolerance.items():
         if tolerance < 0:
             yield f"golden: the tolerance of '{name}' is {tolerance}"
+
+
+def _golden_adapter_faults(golden: Golden, contract: Contract) -> Iterator[str]:
+    chosen = () if golden.adapters is None else golden.adapters
+    if len(chosen) != (golden.samples if contract.adapters else 0):
+        yield f"golden: names {len(chosen)} adapters for {golden.samples} samples"
+    allowed = [NO_ADAPTER[-1], *contract.adapters]
+    for name in chosen:
+        if name not in allowed:
+            yield f"golden: '{name}' is no adapter{nearest(name, allowed)}"
 
 
 def _limit_faults(limits: Sequence[Limit], waived: Sequence[str]) -> Iterator[str]:

@@ -232,7 +232,11 @@ def _read_steps(node: Node) -> tuple[Step, ...]:
     quantizing = [index for index, step in enumerate(found) if step.name == "quantize"]
     if len(quantizing) > 1:
         # Other steps may come again: prune, distil, prune a little more.
-        fail(steps[quantizing[1]], "step 'quantize' stands twice in [strategy]")
+        fail(
+            steps[quantizing[1]],
+            "step 'quantize' stands twice in [strategy], and the second would round what the first "
+            "has rounded; take one out",
+        )
     return found
 
 

@@ -118,17 +118,30 @@ def defect_hook(arguments: Sequence[str]) -> ExceptHook:
         if issubclass(kind, KeyboardInterrupt):
             report_failure(error, arguments)
             return
-        path = _save_trace(kind, error, trace)
+        path = _keep_trace(kind, error, trace)
         lines = "".join(traceback.format_exception_only(error)).strip().splitlines()
         # What failed in a worker brings its traceback along: that is in the file.
         summary = lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}"
         if wants_json(arguments):
             plain = {"type": kind.__name__, "message": summary, "exit_code": 1}
-            plain["traceback"] = str(path)
+            plain["traceback"] = path
             sys.stdout.write(_json({"error": plain}) + "\n")
         sys.stderr.write(_defect_text(summary, path, arguments))
 
     return hook
+
+
+def _keep_trace(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> str:
+    """Where the traceback is: in a file, or on stderr where no file can be written."""
+    try:
+        return str(_save_trace(kind, error, trace))
+    except OSError:
+        import traceback
+
+        traceback.print_exception(kind, error, trace)
+        return "above: it could not be saved"
 
 
 def _save_trace(
@@ -144,7 +157,7 @@ def _save_trace(
     return Path(name)
 
 
-def _defect_text(summary: str, path: "Path", arguments: Sequence[str]) -> str:
+def _defect_text(summary: str, path: str, arguments: Sequence[str]) -> str:
     import platform
     import shlex
 

@@ -124,7 +124,7 @@ def toolchain_remove(name: str, *, is_json: bool) -> None:
 
 @click.group("cache", context_settings=CONTEXT)
 def cache_command() -> None:
-    """Look after the results of finished stages.
+    """Look after the results of finished stages, and checkpoints of unfinished ones.
 
     A later build reuses them where nothing that goes into them has changed. The folder is
     EDGEKIT_CACHE, or edgekit in your cache folder.
@@ -134,9 +134,10 @@ def cache_command() -> None:
 @cache_command.command("list", cls=Verb, example="edgekit cache list")
 @json_option
 def cache_list(*, is_json: bool) -> None:
-    """List the results in the cache.
+    """List the results in the cache, and checkpoints.
 
-    The longest unused come first, and the line at the end says what all of them take.
+    The longest unused come first, and the line at the end says what all of them take. What is
+    unfinished has only checkpoints: its build is running, or was stopped and can go on there.
     """
     from edgekit.report.environment import cache_view
     from edgekit.store import Store
@@ -155,7 +156,7 @@ def cache_list(*, is_json: bool) -> None:
 def cache_bound(size: int, *, is_json: bool) -> None:
     """Make the cache at most SIZE.
 
-    The longest unused results go first; what a running build uses stays.
+    The longest unused results and checkpoints go first; what a running build uses stays.
     """
     from edgekit.store import Store
 
@@ -166,7 +167,7 @@ def cache_bound(size: int, *, is_json: bool) -> None:
 @cache_command.command("clear", cls=Verb, example="edgekit cache clear")
 @json_option
 def cache_clear(*, is_json: bool) -> None:
-    """Remove every result that no running build uses."""
+    """Remove every result and every checkpoint that no running build uses."""
     from edgekit.store import Store
 
     with Store() as store:

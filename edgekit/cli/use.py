@@ -42,7 +42,8 @@ class RawSample:
     example="edgekit run digits-phone.edgekit one.png two.png --top 3\n"
     "edgekit run two_inputs.edgekit left=a.npy right=b.npy\n"
     "edgekit run sentence.edgekit --text 'the weather is fine'\n"
-    "edgekit run digits-phone.edgekit --batch many.npy --json",
+    "edgekit run digits-phone.edgekit --batch many.npy --json\n"
+    "edgekit run writer.edgekit --text 'dear all' --adapter polite",
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("inputs", metavar="[INPUT]...", nargs=-1)
@@ -53,6 +54,13 @@ class RawSample:
     default=5,
     show_default=True,
     help="How many labels to print.",
+)
+@click.option(
+    "--adapter",
+    default="none",
+    show_default=True,
+    metavar="NAME",
+    help="The adapter to run with, of those that `edgekit inspect` lists.",
 )
 @click.option("--batch", "is_batch", is_flag=True, help="A .npy file holds many samples.")
 @click.option(
@@ -67,6 +75,7 @@ def run_command(  # noqa: PLR0913 -- one parameter for each option
     inputs: tuple[str, ...],
     texts: tuple[str, ...],
     top: int,
+    adapter: str,
     require: Any,
     threads: int,
     *,
@@ -83,7 +92,7 @@ def run_command(  # noqa: PLR0913 -- one parameter for each option
 
     with (
         guarded_stdout(),
-        edgekit.runtime.open(bundle, require=require, threads=threads) as session,
+        edgekit.runtime.open(bundle, require=require, threads=threads, adapter=adapter) as session,
     ):
         samples = list(raw_samples(inputs, texts, session.contract, is_batch=is_batch))
         if not samples:
@@ -105,7 +114,7 @@ def raw_samples(
 
     A .npy with as many axes as the model's input, the batch axis included, holds a batch.
     """
-    names = [item.name for item in contract.inputs]
+    names = [item.name for item in contract.given_inputs]
     named = {name: Path(path) for name, path in (_split(item, names) for item in inputs) if name}
     if named:
         if len(named) != len(inputs) or texts:
@@ -116,12 +125,21 @@ def raw_samples(
             else (RawSample(" ".join(inputs), named),)
         )
         return
+    if inputs and not _can_be_unnamed(contract):
+        wanted = " ".join(f"{name}=FILE" for name in names)
+        raise click.UsageError(f"the model has {len(names)} inputs; name them: {wanted}")
     for path in map(Path, inputs):
-        if is_batch or _holds_batch(path, len(contract.inputs[0].shape)):
+        if is_batch or _holds_batch(path, len(contract.given_inputs[0].shape)):
             yield from _rows({"": path}, label=str(path))
         else:
             yield RawSample(str(path), path)
     yield from (RawSample(repr(text), text) for text in texts)
+
+
+def _can_be_unnamed(contract: "Contract") -> bool:
+    """Whether one file says all: there is one input, or all are parts of one text."""
+    kinds = {item.source.kind for item in contract.given_inputs}
+    return len(contract.given_inputs) == 1 or kinds == {"text"}
 
 
 def _split(text: str, names: Sequence[str]) -> tuple[str, str]:

@@ -25,7 +25,12 @@ from edgekit.report.steps import step_table
 from edgekit.report.strategy import skipped_steps, strategy_table
 from edgekit.report.verdict import VerdictTable, standing_line
 
-OUTCOME_STYLES = {"fits": "green", "does not fit": "red", "not supported": "yellow"}
+OUTCOME_STYLES = {
+    "fits": "green",
+    "may not fit": "yellow",
+    "does not fit": "red",
+    "not supported": "yellow",
+}
 SUPPORT_STYLES = {"native": "green", "fallback": "yellow", "unsupported": "bold red"}
 STATE_STYLES = {"ok": "green", "missing": "red", "other version": "yellow", "broken": "bold red"}
 
@@ -157,9 +162,13 @@ def fit_view(lines: tuple[FitLine, ...]) -> Iterator[RenderableType]:
         for line in lines
     ]
     yield table(("device", "target", "outcome", "estimated", "reason"), rows)
-    fitting = sum(line.outcome == "fits" for line in lines)
+    fitting, unsure = (
+        sum(line.outcome == outcome for line in lines) for outcome in ("fits", "may not fit")
+    )
+    uncertain = f", {unsure} may not" if unsure else ""
     yield Text(
-        f"\n{fitting} of {len(lines)} fit, by estimates alone: nothing was built or measured"
+        f"\n{fitting} of {len(lines)} fit{uncertain}, by estimates alone: nothing was built or "
+        "measured"
     )
 
 

@@ -20,7 +20,14 @@ from edgekit.compile.facts import facts_of
 from edgekit.compile.flat import flatten_interface, flatten_program
 from edgekit.compile.program import PROGRAM, load_program, load_state, save_program
 from edgekit.compile.silence import silence
-from edgekit.core.contract import DTYPES, Contract, InputContract, OutputContract
+from edgekit.core.contract import (
+    DTYPES,
+    Adapter,
+    Contract,
+    InputContract,
+    InputKind,
+    OutputContract,
+)
 from edgekit.core.errors import CompileError, WorkloadError
 from edgekit.core.facts import ModelFacts
 from edgekit.core.progress import Reporter
@@ -62,9 +69,8 @@ def capture(workload: Workload, out: Path, reporter: Reporter) -> Captured:
     _refuse_bad_weights(model)
     batch = 2 if workload.has_dynamic_batch else 1
     _check_dtypes(workload)
-    sample = sample_inputs(
-        ((kind.element_shape, kind.dtype) for kind in workload.inputs.values()), batch
-    )
+    kinds = tuple(workload.inputs.values())
+    sample = calm(sample_inputs(((kind.element_shape, kind.dtype) for kind in kinds), batch), kinds)
     names = tuple(workload.inputs), tuple(workload.outputs)
     is_program = isinstance(workload.model, ExportedProgram)
     flat = (
@@ -136,6 +142,14 @@ def sample_inputs(
     """
     generator = torch.Generator().manual_seed(seed)
     return tuple(_sample((batch, *shape), dtype, generator) for shape, dtype in inputs)
+
+
+def calm(sample: Iterable[Tensor], kinds: Iterable[InputKind]) -> tuple[Tensor, ...]:
+    """Random inputs with adapters no larger than real ones are."""
+    pairs = zip(sample, kinds, strict=True)
+    return tuple(
+        value * kind.spread if isinstance(kind, Adapter) else value for value, kind in pairs
+    )
 
 
 def _sample(shape: tuple[int, ...], dtype: str, generator: torch.Generator) -> Tensor:

@@ -94,7 +94,15 @@ def quantize(request: StageRequest, out: Path, reporter: Reporter) -> Mapping[st
     paths: dict[str, str] = json.loads((folder / TENSOR_MAP).read_bytes())
     is_calibrated = settings.activations == "static" and settings.precision != "fp16"
     dataset = open_dataset(request.folder("calibration")) if is_calibrated else None
-    quantized, notes = quantize_model(content, artifact, paths, settings, dataset, reporter)
+    quantized, notes = quantize_model(
+        content,
+        artifact,
+        paths,
+        settings,
+        dataset,
+        reporter,
+        adapter=_adapter_position(artifact, request.settings.get("contract")),
+    )
     graph = read_graph(quantized, name=MODEL)
     (out / MODEL).write_bytes(quantized)
     _write_map(out, follow_names(graph, paths))
@@ -105,6 +113,12 @@ def quantize(request: StageRequest, out: Path, reporter: Reporter) -> Mapping[st
         "changed": _stored(graph) != _stored(read_graph(content, name=MODEL)),
         "notes": list(notes),
     }
+
+
+def _adapter_position(artifact: Artifact, plain: Any) -> int | None:
+    contract = from_plain(Contract, plain, where="contract") if plain else None
+    name = contract.adapter.name if contract and contract.adapter else None
+    return next((item.position for item in artifact.inputs if item.name == name), None)
 
 
 def _stored(graph: Graph) -> list[str]:

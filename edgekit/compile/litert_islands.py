@@ -21,6 +21,11 @@ _ARITHMETIC = (
     *("ADD", "MAXIMUM", "MEAN", "MINIMUM", "MUL", "RESHAPE", "SELECT", "SELECT_V2", "SUB", "SUM"),
     *("TANH", "TRANSPOSE", "NEG", "ABS", "SQUARE", "GREATER"),
 )
+# What a change x A^T B^T is made of: the pieces of the row, and the products.
+_OF_ADAPTERS = (
+    *("BATCH_MATMUL", "EXPAND_DIMS", "GATHER", "RESHAPE", "SLICE", "SPLIT", "SPLIT_V"),
+    *("SQUEEZE", "STRIDED_SLICE", "TRANSPOSE"),
+)
 
 
 def float_islands(subgraph: Subgraph) -> tuple[Operator, ...]:
@@ -41,6 +46,20 @@ def float_islands(subgraph: Subgraph) -> tuple[Operator, ...]:
                     waiting.append(item)
         chosen |= seen
     return tuple(item for item in subgraph.operators if item.index in chosen)
+
+
+def adapter_operators(subgraph: Subgraph, position: int) -> tuple[Operator, ...]:
+    """The operators that cut an adapter out of an input and multiply with it, in order.
+
+    One scale for all factors of all layers would leave the small ones few of its 256 steps. The sum
+    with the layer's own result is no longer among them.
+    """
+    reached, chosen = {subgraph.inputs[position]}, []
+    for item in subgraph.operators:
+        if item.name in _OF_ADAPTERS and reached.intersection(item.inputs):
+            reached.update(item.outputs)
+            chosen.append(item)
+    return tuple(chosen)
 
 
 class _Links:

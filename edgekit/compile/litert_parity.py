@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
-from edgekit.compile.capture import sample_inputs
+from edgekit.compile.capture import calm, sample_inputs
 from edgekit.core.artifact import Binding
 from edgekit.core.contract import Contract
 from edgekit.core.errors import CompileError, SessionError
@@ -95,7 +95,8 @@ def _compare(
     batch: int,
 ) -> None:
     shapes = [(tuple(map(int, item.shape[1:])), item.dtype) for item in contract.inputs]
-    sample = sample_inputs(shapes, batch, seed=batch)
+    kinds = [item.source for item in contract.inputs]
+    sample = calm(sample_inputs(shapes, batch, seed=batch), kinds)
     with torch.no_grad():
         expected = [value.numpy() for value in module(*sample)]
     given: list[NDArray[np.generic]] = [np.empty(0)] * len(bindings.inputs)

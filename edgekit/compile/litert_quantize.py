@@ -47,13 +47,16 @@ def quantize_model(
     settings: Quantize,
     dataset: Dataset | None,
     reporter: Reporter,
+    *,
+    adapter: int | None = None,
 ) -> tuple[bytes, tuple[str, ...]]:
     """The quantized .tflite, and what must be said of layers that did not get what was asked.
 
+    adapter: the position of the input that takes one, whose factors stay float where they can.
     Raises: StepError for settings that LiteRT has no kernel for, and data it cannot calibrate on.
     """
     graph = read_graph(content, name=artifact.entry)
-    recipe = plan_recipe(graph, paths, settings)
+    recipe = plan_recipe(graph, paths, settings, adapter=adapter)
     if not any(layer.bits for layer in recipe.layers):
         raise StepError(
             f"quantize: no layer of {artifact.entry} would change; it has {len(recipe.layers)} "

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from edgekit.compile.litert_islands import float_islands, names_of
+from edgekit.compile.litert_islands import adapter_operators, float_islands, names_of
 from edgekit.core.errors import StepError
 from edgekit.core.steps.patterns import compiled_pattern
 from edgekit.core.strategy import Activations, Override, Quantize
@@ -69,8 +69,10 @@ class Recipe:
     notes: tuple[str, ...]
 
 
-def plan_recipe(graph: Graph, paths: Mapping[str, str], settings: Quantize) -> Recipe:
-    """The recipe for a float graph.
+def plan_recipe(
+    graph: Graph, paths: Mapping[str, str], settings: Quantize, *, adapter: int | None = None
+) -> Recipe:
+    """The recipe for a float graph. adapter: the position of the input that takes one.
 
     Raises: StepError for a block size that LiteRT has not, and an override that matches nothing.
     """
@@ -103,19 +105,20 @@ def plan_recipe(graph: Graph, paths: Mapping[str, str], settings: Quantize) -> R
             )
         )
     is_static = settings.activations == "static" and settings.precision != "fp16"
-    islands = float_islands(graph.subgraphs[0])
-    if not is_static or settings.is_integer_only:
-        islands = ()
+    is_mixed = is_static and not settings.is_integer_only
+    islands = float_islands(graph.subgraphs[0]) if is_mixed else ()
     if islands:
         notes.append(
             f"{len(islands)} operators without weights stay float, where integers are slower or "
             f"cannot hold the range: {', '.join(names_of(islands))}"
         )
+    if is_mixed and adapter is not None:
+        islands += adapter_operators(graph.subgraphs[0], adapter)
     return Recipe(
         layers=tuple(layers),
         is_static=is_static,
         # XNNPACK scales a picture in a tenth of the time that a caller's own loops take.
-        has_float_edges=is_static and not settings.is_integer_only,
+        has_float_edges=is_mixed,
         floats=tuple(
             OperatorScope(operator=item.name, scope=_scope_of(item, graph.subgraphs[0]))
             for item in islands

@@ -101,11 +101,13 @@ def quantize(request: StageRequest, out: Path, reporter: Reporter) -> Mapping[st
     model = load(folder)
     before = model.SerializeToString(deterministic=True)
     paths = json.loads((folder / TENSOR_MAP).read_bytes())
+    names = {item.name: model.graph.input[item.position].name for item in artifact.inputs}
     samples = Samples(
         dataset=lambda: open_dataset(request.folder("calibration")),
         batch=artifact.batch or BATCH_SAMPLES,
-        inputs={item.name: model.graph.input[item.position].name for item in artifact.inputs},
+        inputs=names,
         reporter=reporter,
+        adapter=_adapter_input(names, request.settings.get("contract")),
     )
     with scratch_folder(out) as scratch:
         result = apply(model, paths, settings, samples, scratch)
@@ -118,6 +120,11 @@ def quantize(request: StageRequest, out: Path, reporter: Reporter) -> Mapping[st
         reporter.note(note)
     made = replace(artifact, precision=settings.precision)
     return {"artifact": to_plain(made), "changed": is_changed, "notes": list(result.notes)}
+
+
+def _adapter_input(names: Mapping[str, str], plain: Any) -> str:
+    contract = from_plain(Contract, plain, where="contract") if plain else None
+    return names[contract.adapter.name] if contract and contract.adapter else ""
 
 
 def to_ort(request: StageRequest, out: Path, reporter: Reporter) -> Mapping[str, Any]:

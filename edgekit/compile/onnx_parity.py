@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from edgekit.compile.onnx_model import RUNTIME_ERRORS, first_line, open_session
-from edgekit.core.contract import Contract
+from edgekit.core.contract import Adapter, Contract
 from edgekit.core.errors import CompileError
 
 Array = NDArray[Any]
@@ -54,7 +54,8 @@ def random_inputs(contract: Contract, seed: int) -> Iterator[Mapping[str, Array]
             dtype = np.dtype(item.dtype)
             is_float = np.issubdtype(dtype, np.floating)
             values = draw.standard_normal(shape) if is_float else draw.integers(0, 2, shape)
-            inputs[item.name] = values.astype(dtype)
+            spread = item.source.spread if isinstance(item.source, Adapter) else 1
+            inputs[item.name] = (values * spread).astype(dtype)
         yield inputs
 
 

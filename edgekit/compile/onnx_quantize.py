@@ -6,6 +6,7 @@ from pathlib import Path
 
 import onnx
 
+from edgekit.compile.onnx_adapters import adapter_nodes, close_moves
 from edgekit.compile.onnx_dynamic import (
     DYNAMIC_OPERATORS,
     EMBEDDING_BLOCK,
@@ -128,14 +129,18 @@ def _to_static(work: Work, samples: Samples) -> tuple[onnx.ModelProto, list[str]
     model, notes = work.model, list[str]()
     matrices = work.pick("int4", kinds=STATIC_KINDS)
     ours = {layer.node for layer in work.pick("int8", "int4", kinds=STATIC_KINDS)}
+    floats = adapter_nodes(model, samples.adapter) if samples.adapter else frozenset()
     plan = StaticPlan(
         int8=work.pick("int8", kinds=STATIC_KINDS),
         int4=matrices,
         excluded=tuple(
             node.name
             for node in model.graph.node
-            if node.name not in ours
-            and (node.op_type == "Gather" or node.name in {item.node for item in work.layers})
+            if node.name in floats
+            or (
+                node.name not in ours
+                and (node.op_type == "Gather" or node.name in {item.node for item in work.layers})
+            )
         ),
     )
     if work.settings.block_size and any(layer.kind == "matrix" for layer in matrices):
@@ -145,6 +150,7 @@ def _to_static(work: Work, samples: Samples) -> tuple[onnx.ModelProto, list[str]
     result = quantize(model, plan, work.settings, samples, work.scratch)
     narrow_to_int4(result, [f"{layer.weight}_quantized" for layer in matrices])
     keep_pads_in_integers(result)
+    close_moves(result, floats)
     result = _block_embeddings(work, result)
     recurrent = work.pick("int8", "int4", kinds=("recurrent",))
     rows = work.pick("int8", kinds=("embedding",))

@@ -39,13 +39,14 @@ class Samples:
     """Calibration data under the names that the graph gives its inputs.
 
     dataset: opens them, only if they are needed. batch: samples in one run. inputs: the graph's
-    name of each contract input.
+    name of each contract input. adapter: the graph's name of the input that takes one; "" for none.
     """
 
     dataset: Callable[[], Dataset]
     batch: int
     inputs: Mapping[str, str]
     reporter: Reporter
+    adapter: str = ""
 
     def runs(self, message: str) -> Iterator[dict[str, Array]]:
         """What one run of the model takes, until the samples are used up."""

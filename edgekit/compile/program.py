@@ -71,7 +71,10 @@ def save_program(program: ExportedProgram, path: Path) -> None:
     """Write a program without the paths of the source files that it was traced from."""
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
-    torch.export.save(program, path)
+    # Torch's own writer ends the process where the disk is full; Python's raises an error.
+    archive = io.BytesIO()
+    torch.export.save(program, archive)
+    path.write_bytes(archive.getbuffer())
 
 
 def load_program(path: Path) -> ExportedProgram:

@@ -10,13 +10,12 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from edgekit.compress.bench import Bench
 from edgekit.compress.example import Example, bench_example, slow_attention
 from edgekit.compress.judge import restore_modes, training_modes
+from edgekit.plan.container import UNSTRIPPED_FILE_BYTES, UNSTRIPPED_LAYER_BYTES
 
 aten = torch.ops.aten
 
-# What a container (.tflite, .onnx) adds to the weights: measured on two INT4 .tflite files of
-# CIFAR-like nets (issue 3): 33 kB at 20 layers and 17,000 parameters, 24 kB at 8 layers and 20,000.
-CONTAINER_BYTES = 7_000
-LAYER_BYTES = 875
+# What a container (.tflite, .onnx) adds to the weights.
+CONTAINER_BYTES, LAYER_BYTES = UNSTRIPPED_FILE_BYTES, UNSTRIPPED_LAYER_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from edgekit.compress.masks import require_zeros
@@ -53,7 +53,8 @@ def save_state(
     tensors = {_TENSOR + name: value for name, value in _named_tensors(model)}
     tensors |= {_MASK + name: value.to(torch.uint8) for name, value in (masks or {}).items()}
     ready = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    save_file(ready, folder / STATE)
+    # Written here: a full disk is then an OSError, as everywhere else.
+    (folder / STATE).write_bytes(save(ready))
     (folder / STRUCTURE).write_bytes(canonical_json(_describe(model)))
     loaded = load_state(base, folder).model
     _compare(model, loaded)

@@ -5,6 +5,7 @@ that may vary (``"batch"``). Processing is declared, never code, so that any wra
 language can apply it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -97,7 +98,31 @@ class Text:
         return (self.length,)
 
 
-InputKind = Tensor | Image | Audio | Text
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """An input that no caller gives: the numbers of a low-rank adapter, chosen by its name.
+
+    adapters: name to a .npy file in the bundle, a vector of float32. The model without any adapter
+    takes zeros.
+    """
+
+    kind: ClassVar[str] = "adapter"
+    # What random factors of a trained adapter's size deviate by: factors of 1 would drive every
+    # layer far out of its range, where the float kernels of two engines part.
+    spread: ClassVar[float] = 0.05
+    length: int
+    adapters: Mapping[str, str]
+    dtype: str = "float32"
+
+    @property
+    def element_shape(self) -> tuple[int, ...]:
+        """The shape of one sample."""
+        return (self.length,)
+
+
+InputKind = Tensor | Image | Audio | Text | Adapter
+# The names of the model without any adapter, which no adapter may have.
+NO_ADAPTER = ("", "none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,3 +164,19 @@ class Contract:
     def has_dynamic_batch(self) -> bool:
         """Whether the first axis of the inputs may vary."""
         return all(isinstance(item.shape[0], str) for item in self.inputs)
+
+    @property
+    def given_inputs(self) -> tuple[InputContract, ...]:
+        """The inputs that a caller gives: all but the adapter."""
+        return tuple(item for item in self.inputs if not isinstance(item.source, Adapter))
+
+    @property
+    def adapter(self) -> InputContract | None:
+        """The input of the adapter that is chosen by name, where there is one."""
+        return next((item for item in self.inputs if isinstance(item.source, Adapter)), None)
+
+    @property
+    def adapters(self) -> Mapping[str, str]:
+        """The files of the adapters that can be chosen, by name; empty where there are none."""
+        sources = (item.source for item in self.inputs)
+        return next((item.adapters for item in sources if isinstance(item, Adapter)), {})

@@ -6,6 +6,7 @@ The fields are typed loosely on purpose: a model is a ``torch.nn.Module`` or a
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from edgekit.core.contract import InputKind, Output
@@ -32,6 +33,8 @@ class Workload:
     callable that makes a new, smaller model with the same inputs and outputs. teachers: more
     models to learn from beside ``model``. trainer: a training loop of your own,
     ``(model, batches, loss_of) -> None``.
+    adapters: folders of low-rank adapters as PEFT writes them, by the name that they are chosen by
+    at run time. They belong to ``model`` as it is, so steps that change the module do not run.
     """
 
     name: str
@@ -51,5 +54,6 @@ class Workload:
     student: Callable[[], Any] | None = None
     teachers: Sequence[Any] = ()
     trainer: Callable[..., None] | None = None
+    adapters: Mapping[str, str | Path] = field(default_factory=dict)
     license: str = ""
     description: str = ""

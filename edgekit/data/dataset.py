@@ -6,28 +6,46 @@ last, so a folder without it was never finished.
 """
 
 import hashlib
-import json
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol, Self
-from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.core.codec import canonical_json, from_plain
 from edgekit.core.errors import OutputError, WorkloadError
+from edgekit.data.dataset_meta import (
+    KINDS,
+    META,
+    SCHEMA,
+    ArraySpec,
+    Choices,
+    Meta,
+    array_file,
+    on_disk,
+    read_meta,
+    write_meta,
+)
+
+__all__ = [
+    "META",
+    "SCHEMA",
+    "TARGET",
+    "ArraySpec",
+    "Choices",
+    "Dataset",
+    "DatasetWriter",
+    "add_choices",
+    "hash_sample",
+    "open_dataset",
+]
 
 Array = NDArray[Any]
 Sample = Mapping[str, Array]
 
-SCHEMA = 1
-META = "meta.json"
 TARGET = "target"
-_KINDS = "biuf"
 
 
 class Hash(Protocol):
@@ -38,38 +56,36 @@ class Hash(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ArraySpec:
-    """One named array of a dataset; ``shape`` is that of one sample."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one sample."""
-        return np.dtype(self.dtype).itemsize * math.prod(self.shape)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Meta:
-    schema: int
-    count: int
-    arrays: dict[str, ArraySpec]
-    digest: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
     """A finished dataset folder.
 
     arrays: input names, "target" for labels, or output names. digest: sha256 over the samples in
-    order: names, dtypes, shapes and bytes.
+    order: names, dtypes, shapes and bytes. choices: the array that every sample is met with every
+    row of, where there is one; ``count`` counts each meeting.
     """
 
     path: Path
     count: int
     digest: str
     arrays: Mapping[str, ArraySpec]
+    choices: Choices | None = None
+
+    @property
+    def repeats(self) -> int:
+        """How many samples in a row differ in their choice alone."""
+        return 1 if self.choices is None else self.choices.rows
+
+    def without_choices(self) -> "Dataset":
+        """The samples themselves, each once."""
+        if self.choices is None:
+            return self
+        arrays = {name: spec for name, spec in self.arrays.items() if name != self.choices.name}
+        return Dataset(
+            path=self.path,
+            count=self.count // self.choices.rows,
+            digest=self.choices.digest,
+            arrays=arrays,
+        )
 
     def batches(
         self, size: int, names: Iterable[str] | None = None
@@ -83,9 +99,12 @@ class Dataset:
         if size < 1:
             raise WorkloadError(f"batch size is {size}; it must be 1 or more")
         chosen = self._chosen(names)
+        if self.choices is not None:
+            yield from self._met(size, chosen, self.choices)
+            return
         with ExitStack() as stack:
             files = {
-                name: stack.enter_context(_file(self.path, name).open("rb")) for name in chosen
+                name: stack.enter_context(array_file(self.path, name).open("rb")) for name in chosen
             }
             for start in range(0, self.count, size):
                 rows = min(size, self.count - start)
@@ -100,17 +119,25 @@ class Dataset:
             raise WorkloadError(f"{self.path.name}: no sample {index}; there are {self.count}")
         found = {}
         for name, spec in self.arrays.items():
-            with _file(self.path, name).open("rb") as file:
-                file.seek(index * spec.row_bytes)
+            is_choice = self.choices is not None and name == self.choices.name
+            row = index % self.repeats if is_choice else index // self.repeats
+            with array_file(self.path, name).open("rb") as file:
+                file.seek(row * spec.row_bytes)
                 found[name] = self._read(file, name, 1)[0]
         return found
 
     def file(self, name: str) -> Path:
         """The file of one array: ``count`` rows as ``arrays`` describes them, little-endian.
 
-        Raises: WorkloadError for a name that is not there.
+        Raises: WorkloadError for a name that is not there, and for a set with choices, whose files
+        are shorter.
         """
-        return _file(self.path, *self._chosen([name]))
+        if self.choices is not None:
+            raise WorkloadError(
+                f"{self.path.name}: every sample is met with {self.repeats} rows of "
+                f"'{self.choices.name}'; its files are read by batches() alone"
+            )
+        return array_file(self.path, *self._chosen([name]))
 
     def verify(self) -> None:
         """Read everything once and compare it with the digest.
@@ -118,13 +145,38 @@ class Dataset:
         Raises: WorkloadError when the content is not what was written.
         """
         content = hashlib.sha256()
-        for batch in self.batches(1):
+        for batch in self.without_choices().batches(1):
             hash_sample(content, {name: rows[0] for name, rows in batch.items()})
-        if content.hexdigest() != self.digest:
+        found = content.hexdigest()
+        if self.choices is not None:
+            found = _digest_with(found, self.choices.name, self._rows_of(self.choices))
+        if found != self.digest:
             raise WorkloadError(
                 f"{self.path}: the samples were changed after they were written (sha256 "
-                f"{content.hexdigest()[:12]}, expected {self.digest[:12]}); write the dataset again"
+                f"{found[:12]}, expected {self.digest[:12]}); write the dataset again"
             )
+
+    def _met(
+        self, size: int, chosen: list[str], choices: Choices
+    ) -> Iterator[dict[str, NDArray[Any]]]:
+        """Batches of samples with their choices; a sample is held until it has met all rows."""
+        # One array is read in any case: it says when the next sample comes.
+        names = [name for name in chosen if name != choices.name]
+        alone = self.without_choices()
+        samples = alone.batches(1, names or list(alone.arrays)[:1])
+        rows, held = self._rows_of(choices), dict[str, Array]()
+        for start in range(0, self.count, size):
+            parts = []
+            for number in range(start, min(start + size, self.count)):
+                row = number % choices.rows
+                if row == 0:
+                    held = next(samples)
+                parts.append({**held, choices.name: rows[row : row + 1]})
+            yield {name: np.concatenate([part[name] for part in parts]) for name in chosen}
+
+    def _rows_of(self, choices: Choices) -> Array:
+        with array_file(self.path, choices.name).open("rb") as file:
+            return self._read(file, choices.name, choices.rows)
 
     def _chosen(self, names: Iterable[str] | None) -> list[str]:
         chosen = list(self.arrays if names is None else names)
@@ -139,8 +191,10 @@ class Dataset:
         wanted = rows * spec.row_bytes
         content = bytearray(file.read(wanted))
         if len(content) != wanted:
-            raise WorkloadError(f"{_file(self.path, name)}: the file was cut short while in use")
-        flat = np.frombuffer(content, _on_disk(spec.dtype))
+            raise WorkloadError(
+                f"{array_file(self.path, name)}: the file was cut short while in use"
+            )
+        flat = np.frombuffer(content, on_disk(spec.dtype))
         return flat.astype(spec.dtype, copy=False).reshape(rows, *spec.shape)
 
 
@@ -185,7 +239,7 @@ class DatasetWriter:
             self._start(specs)
         self._expect(specs)
         for name, value in arrays.items():
-            self._files[name].write(value.astype(_on_disk(value.dtype), copy=False).tobytes())
+            self._files[name].write(value.astype(on_disk(value.dtype), copy=False).tobytes())
         hash_sample(self._digest, arrays)
         self.count += 1
 
@@ -197,19 +251,17 @@ class DatasetWriter:
         self._close_files()
         if not self.count:
             raise WorkloadError(f"{self.path.name}: no samples were given; at least 1 is needed")
-        meta = _Meta(
+        meta = Meta(
             schema=SCHEMA, count=self.count, arrays=self._arrays, digest=self._digest.hexdigest()
         )
-        unfinished = self.path / (META + ".part")
-        unfinished.write_bytes(canonical_json(meta))
-        unfinished.replace(self.path / META)
+        write_meta(self.path, meta)
         return open_dataset(self.path)
 
     def _start(self, specs: dict[str, ArraySpec]) -> None:
         if not specs:
             raise WorkloadError(f"{self.path.name}: sample 0 has no arrays")
         self._arrays = specs
-        self._files = {name: _file(self.path, name).open("wb") for name in specs}
+        self._files = {name: array_file(self.path, name).open("wb") for name in specs}
 
     def _expect(self, specs: dict[str, ArraySpec]) -> None:
         if specs == self._arrays:
@@ -232,27 +284,51 @@ class DatasetWriter:
             file.close()
 
 
+def add_choices(path: Path, name: str, rows: Array) -> Dataset:
+    """The dataset in a folder with one more array, of which every sample meets every row.
+
+    Nothing is written but the rows themselves, however many samples there are.
+    Shapes: rows (choices, *shape of one).
+    Raises: WorkloadError for a name that is taken, and for a dataset that has choices already.
+    """
+    dataset = open_dataset(path)
+    if dataset.choices is not None or name in dataset.arrays:
+        raise WorkloadError(f"{path.name}: '{name}' cannot be added; there are choices, or arrays")
+    stored = _stored(name, rows)
+    array_file(path, name).write_bytes(stored.astype(on_disk(stored.dtype), copy=False).tobytes())
+    spec = ArraySpec(dtype=stored.dtype.name, shape=stored.shape[1:])
+    write_meta(
+        path,
+        Meta(
+            schema=SCHEMA,
+            count=dataset.count * len(stored),
+            arrays={**dataset.arrays, name: spec},
+            digest=_digest_with(dataset.digest, name, stored),
+            choices=Choices(name=name, rows=len(stored), digest=dataset.digest),
+        ),
+    )
+    return open_dataset(path)
+
+
+def _digest_with(digest: str, name: str, rows: Array) -> str:
+    content = hashlib.sha256(digest.encode())
+    hash_sample(content, {name: rows})
+    return content.hexdigest()
+
+
 def open_dataset(path: Path) -> Dataset:
     """The dataset in a folder, after its description and the sizes of its files were checked.
 
     Raises: WorkloadError when the folder is no dataset, was not finished, or does not add up.
     """
-    meta = _read_meta(path)
-    if meta.schema != SCHEMA:
-        raise WorkloadError(f"{path / META}: schema {meta.schema} is not known; expected {SCHEMA}")
-    if meta.count < 1 or not meta.arrays:
-        raise WorkloadError(f"{path / META}: a dataset holds at least one sample and one array")
-    for name, spec in meta.arrays.items():
-        _check_spec(path, name, spec)
-        wanted, file = meta.count * spec.row_bytes, _file(path, name)
-        found = file.stat().st_size if file.is_file() else -1
-        if found != wanted:
-            there = "is missing" if found < 0 else f"has {found} bytes"
-            raise WorkloadError(
-                f"{file}: the file {there}; {meta.count} samples of {spec.row_bytes} bytes are "
-                f"{wanted}; write the dataset again"
-            )
-    return Dataset(path=path, count=meta.count, digest=meta.digest, arrays=meta.arrays)
+    meta = read_meta(path)
+    return Dataset(
+        path=path,
+        count=meta.count,
+        digest=meta.digest,
+        arrays=meta.arrays,
+        choices=meta.choices,
+    )
 
 
 def hash_sample(digest: Hash, sample: Sample) -> None:
@@ -264,46 +340,13 @@ def hash_sample(digest: Hash, sample: Sample) -> None:
         value = sample[name]
         head = f"{len(name)}:{name}|{value.dtype.name}|{list(value.shape)}|"
         digest.update(head.encode())
-        digest.update(np.ascontiguousarray(value, _on_disk(value.dtype)).tobytes())
-
-
-def _read_meta(path: Path) -> _Meta:
-    file = path / META
-    try:
-        plain = json.loads(file.read_bytes())
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise WorkloadError(f"{path} is no finished dataset: {META}: {reason}") from error
-    except (ValueError, RecursionError) as error:
-        raise WorkloadError(f"{file}: not JSON: {error}") from error
-    return from_plain(_Meta, plain, where=str(file), error=WorkloadError)
-
-
-def _check_spec(path: Path, name: str, spec: ArraySpec) -> None:
-    try:
-        is_known = np.dtype(spec.dtype).kind in _KINDS
-    except TypeError:
-        is_known = False
-    if not is_known or any(length < 1 for length in spec.shape):
-        raise WorkloadError(
-            f"{path / META}: array '{name}' is {spec.dtype} {list(spec.shape)}; the dtype must be "
-            "a boolean, integer or float type and every length 1 or more"
-        )
+        digest.update(np.ascontiguousarray(value, on_disk(value.dtype)).tobytes())
 
 
 def _stored(name: str, value: Array) -> Array:
-    if value.dtype.kind not in _KINDS or value.size == 0:
+    if value.dtype.kind not in KINDS or value.size == 0:
         raise WorkloadError(
             f"'{name}' is {value.dtype} {list(value.shape)}; a dataset stores booleans, integers "
             "and floats, at least one element a sample"
         )
     return value
-
-
-def _on_disk(dtype: str | np.dtype[Any]) -> np.dtype[Any]:
-    return np.dtype(dtype).newbyteorder("<")
-
-
-def _file(path: Path, name: str) -> Path:
-    # A contract's name may hold any character ("a/b:0"): quoted, it stays one file in this folder.
-    return path / (quote(name, safe="") + ".bin")

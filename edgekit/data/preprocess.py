@@ -96,7 +96,8 @@ def cast_exactly(array: Array, dtype: np.dtype[Any], *, where: str) -> Array:
     """The same numbers in another dtype, where no number is lost on the way.
 
     Any float becomes float32 (a float64 is rounded, never overflows); whole numbers become whole
-    numbers that hold them. Nothing else is cast: uint8 pixels are not scaled floats.
+    numbers that hold them, and bool where they are 0 and 1 alone. Nothing else is cast: uint8
+    pixels are not scaled floats.
     Raises: InputError.
     """
     if array.dtype == dtype:
@@ -105,6 +106,8 @@ def cast_exactly(array: Array, dtype: np.dtype[Any], *, where: str) -> Array:
         return _to_float32(array, where)
     if dtype.kind in "iu" and array.dtype.kind in "iu":
         return _to_whole(array, dtype, where)
+    if dtype.kind == "b" and array.dtype.kind in "iu":
+        return _to_bool(array, where)
     hint = (
         "; raw pixels and sound are prepared by predict(), not by run()"
         if array.dtype in (np.uint8, np.int16)
@@ -133,6 +136,16 @@ def _to_whole(array: Array, dtype: np.dtype[Any], where: str) -> Array:
                 f"({limits.min} to {limits.max})"
             )
     return array.astype(dtype)
+
+
+def _to_bool(array: Array, where: str) -> Array:
+    strange = array[(array != 0) & (array != 1)]
+    if strange.size:
+        raise InputError(
+            f"{where}: {array.dtype} holds {strange.flat[0]}, wanted bool; 0 and 1 stand for False "
+            "and True, and nothing else does: pass x != 0, or x.astype(bool)"
+        )
+    return array.astype(np.bool_)
 
 
 def shape_fault(found: tuple[int, ...], wanted: tuple[int, ...]) -> str:

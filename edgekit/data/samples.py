@@ -259,6 +259,8 @@ def _typed(value: Any, dtype: str, where: str) -> Array:
         raise WorkloadError(f"{where}: not {dtype}: {error}") from error
     if is_fraction:
         raise WorkloadError(f"{where}: fractions where the model wants {dtype}")
+    if typed.dtype.kind == "b" and not np.array_equal(typed, array):
+        raise WorkloadError(f"{where}: the model wants bool; 0 and 1 stand for False and True")
     return typed
 
 

@@ -190,7 +190,7 @@ def _torch_tensor(array: Array | None) -> Any:
 def _called(function: Callable[..., Any], name: str, outputs: Outputs, target: Array | None) -> Any:
     try:
         return function(_given(outputs), target)
-    except Exception as error:  # a user's metric may raise anything
+    except (Exception, SystemExit) as error:  # a user's metric may raise anything, and exit
         raise WorkloadError(f"metric {name}: it raised {type(error).__name__}: {error}") from error
 
 
@@ -202,6 +202,12 @@ def _given(outputs: Outputs) -> Any:
 def _plain_array(value: Any, name: str) -> Array:
     if hasattr(value, "detach"):
         value = value.detach().cpu().numpy()
+    if value is None or isinstance(value, (str, bytes)):
+        # numpy would read None as NaN, and a text as the number in it.
+        raise WorkloadError(
+            f"metric {name}: returned {type(value).__name__}; return one score a sample, or one "
+            "number"
+        )
     try:
         return np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError) as error:

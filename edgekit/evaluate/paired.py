@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,16 +106,29 @@ def _paired_scores(metric: Metric, batches: Batches) -> tuple[Scores, Scores] | 
     reference, candidate, done = [], [], 0
     for index, batch in enumerate(batches()):
         where = f"batch {index} (samples {done} to {done + batch.count - 1})"
-        ours = metric.per_sample(batch.reference, batch.target, batch.reference)
-        theirs = metric.per_sample(batch.candidate, batch.target, batch.reference)
-        if ours is None or theirs is None:
-            return None
-        reference.append(checked_scores(ours, batch.count, metric=metric.name, where=where))
-        candidate.append(checked_scores(theirs, batch.count, metric=metric.name, where=where))
+        with _on_outputs_of("float"):
+            ours = metric.per_sample(batch.reference, batch.target, batch.reference)
+            if ours is None:
+                return None
+            reference.append(checked_scores(ours, batch.count, metric=metric.name, where=where))
+        with _on_outputs_of("compressed"):
+            theirs = metric.per_sample(batch.candidate, batch.target, batch.reference)
+            if theirs is None:
+                return None
+            candidate.append(checked_scores(theirs, batch.count, metric=metric.name, where=where))
         done += batch.count
     if not done:
         raise WorkloadError("evaluation data: no samples; at least 1 is needed")
     return np.concatenate(reference), np.concatenate(candidate)
+
+
+@contextmanager
+def _on_outputs_of(which: str) -> Iterator[None]:
+    """Say of a metric that fails which model's outputs it failed on."""
+    try:
+        yield
+    except WorkloadError as fault:
+        raise WorkloadError(f"{fault} (on outputs of the {which} model)") from fault
 
 
 def _of_proportions(metric: Metric, reference: Scores, candidate: Scores) -> PairedResult:
@@ -191,12 +205,14 @@ def _pair_of_values(
     """The metric of both models on all samples but those of one block."""
     if metric.whole is None:
         raise WorkloadError(f"metric {metric.name}: no score a sample and no value of a whole set")
-    reference = metric.whole(
-        (batch.reference, batch.target) for batch in _without(batches, block, blocks)
-    )
-    candidate = metric.whole(
-        (batch.candidate, batch.target) for batch in _without(batches, block, blocks)
-    )
+    with _on_outputs_of("float"):
+        reference = metric.whole(
+            (batch.reference, batch.target) for batch in _without(batches, block, blocks)
+        )
+    with _on_outputs_of("compressed"):
+        candidate = metric.whole(
+            (batch.candidate, batch.target) for batch in _without(batches, block, blocks)
+        )
     return reference, candidate
 
 

@@ -1,10 +1,12 @@
-"""What to try after a verdict: one line for every limit that did not pass."""
+"""What to try after a verdict, for every limit that did not pass."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from edgekit.core.figure import Figure, Provenance
 from edgekit.core.verdict import Judgement, Status, Verdict
 from edgekit.evaluate.paired import samples_to_decide
+from edgekit.flow.compressed import ModuleStep
+from edgekit.flow.drop_advice import DROP, advise_on_drop
 from edgekit.flow.making import Products, largest_layers
 from edgekit.flow.planning import Plan
 from edgekit.flow.results import LayerSize
@@ -21,33 +23,52 @@ BOUNDED = (
     "only an upper bound of the engine's library is known here, and it does not fit: cite the "
     "library of the very version under runtime_library in the target's target.toml"
 )
-DROP_BY_PRECISION = {
-    "int4": "use int8 (--set quantize.precision=int8), or keep sensitive layers at 8 bits "
-    "(--layer PATTERN=int8)",
-    "int8": "keep sensitive layers in float (--layer PATTERN=float), calibrate on more samples, "
-    "or use fp16 (--set quantize.precision=fp16)",
-    "fp16": "values beyond 65504 or below 6e-8 are lost in half precision; keep those layers in "
-    "float (--layer PATTERN=float)",
-}
+BYTES = ("artifact_bytes", "footprint_bytes", "flash_bytes")
+# Figures that a smaller model brings down, and the steps that make one.
+BY_SIZE = (*BYTES, "ram_bytes", "peak_memory_bytes", "latency_ratio")
+SHRINKING = ("prune", "distil", "factorize")
 
 
 def advise(
-    plan: Plan, verdict: Verdict, figures: Mapping[str, Figure], products: Products
+    plan: Plan,
+    verdict: Verdict,
+    figures: Mapping[str, Figure],
+    products: Products,
+    module_steps: Iterable[ModuleStep] = (),
 ) -> tuple[str, ...]:
-    """A line for each limit that did not pass, and the largest layers where bytes are short."""
-    lines = [_advise_one(plan, item, figures) for item in verdict.judgements]
-    advice = [line for line in lines if line]
-    missed = {item.limit.figure for item in verdict.of(Status.FAIL, Status.INCONCLUSIVE)}
-    if missed & {"artifact_bytes", "footprint_bytes", "flash_bytes"}:
+    """What to try for each limit that did not pass, and the largest layers where bytes are short.
+
+    module_steps: those on the torch model that ran, in order.
+    """
+    advice: list[str] = []
+    for item in verdict.judgements:
+        if item.limit.figure == DROP and item.status is Status.FAIL:
+            advice += advise_on_drop(plan, item.figure, module_steps)
+        else:
+            advice += filter(None, [_advise_one(item, figures)])
+    failed = {item.limit.figure for item in verdict.of(Status.FAIL)}
+    if failed & set(BY_SIZE):
+        advice += _smaller_models(plan)
+    missed = failed | {item.limit.figure for item in verdict.of(Status.INCONCLUSIVE)}
+    if missed & set(BYTES):
         top = ", ".join(f"{item.layer} ({item.bytes} bytes)" for item in _top(products))
         advice.append(f"largest layers: {top}")
     return tuple(advice)
 
 
-def _advise_one(plan: Plan, item: Judgement, figures: Mapping[str, Figure]) -> str:
+def _smaller_models(plan: Plan) -> Iterator[str]:
+    for step in plan.strategy.skipped:
+        if step.name in SHRINKING:
+            yield (
+                f"a smaller model: '{step.name}' was skipped, and runs with training data and "
+                f"--effort standard: {step.reason}"
+            )
+
+
+def _advise_one(item: Judgement, figures: Mapping[str, Figure]) -> str:
     name = item.limit.figure
     if item.status is Status.FAIL:
-        return f"{name}: {_remedy(plan, name)}"
+        return f"{name}: {BY_FIGURE.get(name, 'see the figure in the report')}"
     if item.status is Status.PENDING:
         wanted = " or ".join(kind.value for kind in item.limit.accepts)
         return f"{name}: pending; it needs evidence from: {wanted}"
@@ -59,13 +80,6 @@ def _advise_one(plan: Plan, item: Judgement, figures: Mapping[str, Figure]) -> s
         count = "no number of samples" if needed is None else f"about {needed} samples"
         return f"{name}: {count} would decide; this build had {figure.samples}"
     return ""
-
-
-def _remedy(plan: Plan, name: str) -> str:
-    quantize = plan.quantize
-    if name == "metric_drop":
-        return DROP_BY_PRECISION.get(quantize.precision if quantize else "", "see the audit")
-    return BY_FIGURE.get(name, "see the figure in the report")
 
 
 def _top(products: Products) -> tuple[LayerSize, ...]:

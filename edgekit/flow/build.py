@@ -173,7 +173,9 @@ class _Build:
                 StepDetail(name=step.name, points=step.points, values=step.values)
                 for step in made.module_steps
             ),
-            advice=advise(self.plan, verdict, made.measured.figures, made.products),
+            advice=advise(
+                self.plan, verdict, made.measured.figures, made.products, made.module_steps
+            ),
             seconds=time.monotonic() - self.started,
         )
         self._require(result)

@@ -124,9 +124,10 @@ def _metric_direction(side: Side) -> int:
     known = BUILTINS.get(side.manifest.metric.partition(":")[0])
     if known is not None:
         return 1 if known.higher_is_better else -1
-    values = [
-        item.value for name in (*SCORES, DROP) if (item := side.figures.get(name)) is not None
-    ]
+    # Of adapters, each figure is that of another worst one: the model without any has all three.
+    alone = ":none" if f"{DROP}:none" in side.figures else ""
+    names = [f"{name}{alone}" for name in (*SCORES, DROP)]
+    values = [item.value for name in names if (item := side.figures.get(name)) is not None]
     if len(values) < len((*SCORES, DROP)) or None in values:
         return 0
     reference, candidate, drop = (value or 0.0 for value in values)
@@ -207,11 +208,21 @@ def _differences(a: Side, b: Side) -> Iterable[str]:
         yield "the same bundle: bundle_id is equal, so only what was measured can differ"
     if a.evidence.host != b.evidence.host:
         yield "measured on different machines: their times do not compare"
+    yield from _unlike(a.manifest, b.manifest)
     for name, (left, right) in _described(a.manifest, b.manifest).items():
         yield from _named_differences(name, left, right)
     stage = first_unstable_stage(a.manifest.lineage.stages, b.manifest.lineage.stages)
     if stage is not None:
         yield f"not deterministic: {stage} (equal inputs, different output)"
+
+
+def _unlike(a: Manifest, b: Manifest) -> Iterable[str]:
+    """What keeps two bundles from being versions of one thing."""
+    ours, theirs = ((item.metric, item.lineage.evaluation) for item in (a, b))
+    if ours != theirs:
+        yield "judged by another metric or on other data: their scores do not compare"
+    if _contracts(a).keys() != _contracts(b).keys():
+        yield "other inputs or outputs: what runs A does not run B as it is"
 
 
 def _described(a: Manifest, b: Manifest) -> dict[str, tuple[Any, Any]]:

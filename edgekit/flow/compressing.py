@@ -6,7 +6,7 @@ captured again: what cannot be exported any more is found here and not hours lat
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from edgekit.compile.capture import capture
 from edgekit.compress.bench import StepResult
 from edgekit.compress.judge import Judge
+from edgekit.compress.sparsity.sparse_report import sparsity_figures
 from edgekit.compress.state import save_state
 from edgekit.core.codec import from_plain, to_plain
 from edgekit.core.errors import StepError
@@ -71,7 +72,7 @@ class Compressor:
             outcome = self._run(planned, name, standing, steps)
             standing = Standing(folder=outcome.folder, base=outcome.values["base"])
             before, current = current, self._capture(name, standing)
-            _require_change(name, before.facts, current.facts)
+            _require_change(name, before.facts, current.facts, outcome.values["points"])
             steps.append(self._finished(name, outcome, current, standing))
         return Compressed(model=current, steps=tuple(steps))
 
@@ -164,6 +165,7 @@ class Compressor:
             exact("macs", facts.macs, "", how),
             exact("weight_bytes", facts.weight_bytes, "bytes", "float weights alone"),
             exact("seconds", round(outcome.values["seconds"], 3), "s", "wall clock of the step"),
+            *sparsity_figures(outcome.values["values"]),
         )
         return ModuleStep(
             name=name,
@@ -251,12 +253,19 @@ def _plain_point(point: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in point.items() if name != "seconds"}
 
 
-def _require_change(name: str, before: ModelFacts, after: ModelFacts) -> None:
-    if before.digest == after.digest:
-        raise StepError(
-            f"step '{name}' changed nothing: graph and weights are the same; look at its settings, "
-            "or take it out of the strategy"
+def _require_change(
+    name: str, before: ModelFacts, after: ModelFacts, points: Sequence[Mapping[str, Any]]
+) -> None:
+    if before.digest != after.digest:
+        return
+    why, fix = "graph and weights are the same", "look at its settings"
+    if len(points) > 1 and points[0].get("is_kept"):
+        why = (
+            f"none of its {len(points) - 1} epochs or rounds was better on the selection data than "
+            f"the weights that it began with (score {points[0]['score']:.4g}), so these were kept"
         )
+        fix = "lower its learning_rate, train longer, give more selection data"
+    raise StepError(f"step '{name}' changed nothing: {why}; {fix}, or take it out of the strategy")
 
 
 def _shapes(items: list[tuple[str, str, Any]]) -> str:

@@ -13,14 +13,15 @@ from edgekit.data.dataset import Dataset, open_dataset
 from edgekit.evaluate.discriminate import check_metric_discriminates
 from edgekit.evaluate.drift import Drift, drift
 from edgekit.evaluate.metrics import Metric
-from edgekit.evaluate.paired import paired_drop
+from edgekit.evaluate.paired import Batches, paired_drop
+from edgekit.evaluate.worst import worst_figures
 from edgekit.flow.calls import StageCaller
 from edgekit.flow.making import Made, Products
 from edgekit.flow.planning import Plan
 from edgekit.flow.prepare import DataSets, Model
 from edgekit.flow.stages import Runner, StageOutcome
 from edgekit.flow.toolchain import UsableToolchain
-from edgekit.measure.accuracy import paired_batches
+from edgekit.measure.accuracy import of_choice, paired_batches
 from edgekit.measure.host import describe_host
 from edgekit.measure.parity import parity_figures
 from edgekit.measure.size import artifact_bytes, compressed_bytes, footprint_bytes
@@ -92,7 +93,8 @@ class Measurer(StageCaller):
     def check_metric(self, metric: Metric, reference: Dataset, data: DataSets) -> None:
         """Refuse a metric that cannot tell outputs apart, before any long work."""
         batches = paired_batches(reference, reference, data.evaluation)
-        check_metric_discriminates(metric, batches, seed=self.runner.seed)
+        for part in self._by_adapter(batches).values():
+            check_metric_discriminates(metric, part, seed=self.runner.seed)
 
     def measure(
         self, products: Products, metric: Metric, reference: Dataset, data: DataSets
@@ -103,7 +105,7 @@ class Measurer(StageCaller):
         batches = paired_batches(reference, outputs, data.evaluation)
         found = self._drift(data)
         figures = [
-            *paired_drop(metric, batches, seed=self.runner.seed).figures,
+            *self._metric(metric, batches),
             *parity_figures(reference, floats, subject="export", seed=self.runner.seed),
             *parity_figures(reference, outputs, subject="compression", seed=self.runner.seed),
             *self._sizes(products),
@@ -114,10 +116,30 @@ class Measurer(StageCaller):
         named = {item.name: item for item in figures}
         return Measured(figures=named, outputs=outputs, drift=found)
 
+    def _metric(self, metric: Metric, batches: Batches) -> tuple[Figure, ...]:
+        """The metric and its drop; of adapters to choose from, those of the worst."""
+        seed = self.runner.seed
+        found = {
+            name: paired_drop(metric, part, seed=seed)
+            for name, part in self._by_adapter(batches).items()
+        }
+        if len(found) == 1:
+            return next(iter(found.values())).figures
+        return worst_figures(metric, found)
+
+    def _by_adapter(self, batches: Batches) -> dict[str, Batches]:
+        """The evaluation samples apart by the adapter that they were run with."""
+        names = self.model.choices
+        if len(names) == 1:
+            return {names[0]: batches}
+        return {name: of_choice(batches, i, len(names)) for i, name in enumerate(names)}
+
     def _drift(self, data: DataSets) -> Drift:
-        names = [item.name for item in self.model.contract.inputs]
+        # The adapters are the same ones in both.
+        names = [item.name for item in self.model.contract.given_inputs]
         ours, theirs = (
-            part.batches(DRIFT_BATCH, names) for part in (data.calibration, data.evaluation)
+            part.without_choices().batches(DRIFT_BATCH, names)
+            for part in (data.calibration, data.evaluation)
         )
         return drift(ours, theirs, seed=self.runner.seed)
 

@@ -1,6 +1,6 @@
 """Dry runs: what a build on one device would do, and how a model stands with every device."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -21,9 +21,10 @@ from edgekit.core.verdict import Limit, Sense
 from edgekit.core.workload import Workload
 from edgekit.flow.limits import resolve_limits
 from edgekit.flow.prepare import Model, capture_model
-from edgekit.flow.results import BuildOptions, FitLine, PlanResult, SupportLine
+from edgekit.flow.results import BuildOptions, FitLine, FitOutcome, PlanResult, SupportLine
 from edgekit.flow.sources import NOTHING, SourceOptions, resolve_source
 from edgekit.flow.workspace import workspace
+from edgekit.plan.budget import container_notes
 from edgekit.plan.estimate import estimate_figures
 from edgekit.plan.strategy import Wishes, make_strategy, trained_epochs
 from edgekit.plan.support import operator_uses, require_support
@@ -97,6 +98,7 @@ def make_plan(model: Model, options: BuildOptions) -> Plan:
         overrides=options.overrides,
         settings=options.settings,
         is_strict=options.is_strict,
+        has_adapters=bool(model.contract.adapters),
     )
     specs = _steps()
     strategy = make_strategy(model.facts, profile, target, specs, wishes)
@@ -169,8 +171,14 @@ def plan_build(
     with workspace() as work:
         model = capture_model(resolve_source(source, work, source_options), work, listener)
         plan = make_plan(model, options)
+        has_student = model.workload.student is not None
         estimates = estimate_figures(
-            model.facts, plan.profile, plan.target, plan.quantize, plan.strategy.steps
+            model.facts,
+            plan.profile,
+            plan.target,
+            plan.quantize,
+            plan.strategy.steps,
+            has_student=has_student,
         )
         return PlanResult(
             profile=plan.profile,
@@ -179,7 +187,17 @@ def plan_build(
             strategy=plan.strategy,
             support=_support_lines(model.facts, _targets(plan.target)),
             estimates=(*estimates, *_training_time(model, plan)),
-            notes=_skipped_notes(plan.strategy),
+            notes=(
+                *_skipped_notes(plan.strategy),
+                *container_notes(
+                    model.facts,
+                    plan.target,
+                    plan.quantize,
+                    plan.strategy.steps,
+                    plan.limits,
+                    has_student=has_student,
+                ),
+            ),
         )
 
 
@@ -213,28 +231,50 @@ def _fit_one(model: Model, device: str) -> FitLine:
         require_support(model.facts, plan.target)
     except EdgekitError as error:
         return FitLine(**line, outcome="not supported", reason=str(error), estimates=())
+    has_student = model.workload.student is not None
     figures = estimate_figures(
-        model.facts, profile, plan.target, plan.quantize, plan.strategy.steps
+        model.facts,
+        profile,
+        plan.target,
+        plan.quantize,
+        plan.strategy.steps,
+        has_student=has_student,
     )
-    misses = [text for limit in plan.limits if (text := _miss(limit, figures))]
+    outside, unsure = _held_against(plan.limits, figures)
+    if outside or unsure:
+        outcome: FitOutcome = "does not fit" if outside else "may not fit"
+        reason = "; ".join((*outside, *unsure))
+        return FitLine(**line, outcome=outcome, reason=reason, estimates=figures)
     settled = {item.name for item in figures}
     open_limits = [limit.figure for limit in plan.limits if limit.figure not in settled]
-    if misses:
-        return FitLine(**line, outcome="does not fit", reason="; ".join(misses), estimates=figures)
     reason = "estimated inside every size limit"
     if open_limits:
         reason += f"; only a build tells: {', '.join(open_limits)}"
     return FitLine(**line, outcome="fits", reason=reason, estimates=figures)
 
 
-def _miss(limit: Limit, figures: tuple[Figure, ...]) -> str:
-    figure = next((item for item in figures if item.name == limit.figure), None)
-    if figure is None or figure.value is None or limit.sense is not Sense.AT_MOST:
-        return ""
-    if figure.value <= limit.bound:
-        return ""
-    value, bound = (format_quantity(item, limit.unit) for item in (figure.value, limit.bound))
-    return f"{limit.figure} is about {value} (estimated), at most {bound}"
+def _held_against(
+    limits: Iterable[Limit], figures: Iterable[Figure]
+) -> tuple[list[str], list[str]]:
+    """The limits that estimates miss with their whole interval, and those that they straddle."""
+    by_name = {item.name: item for item in figures}
+    outside, unsure = [], []
+    for limit in limits:
+        figure = by_name.get(limit.figure)
+        if figure is None or figure.value is None or limit.sense is not Sense.AT_MOST:
+            continue
+        low = figure.value if figure.low is None else figure.low
+        high = figure.value if figure.high is None else figure.high
+        if high <= limit.bound:
+            continue
+        least, value, most, bound = (
+            format_quantity(item, limit.unit) for item in (low, figure.value, high, limit.bound)
+        )
+        if low > limit.bound:
+            outside.append(f"{limit.figure} is about {value} (estimated), at most {bound}")
+        else:
+            unsure.append(f"{limit.figure} may be {least} to {most} (estimated), at most {bound}")
+    return outside, unsure
 
 
 def _check_format(model: Model, compiler: CompilerSpec, target: Target) -> None:

@@ -4,18 +4,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgekit.bundle.paths import file_name_for
-from edgekit.core.contract import Contract, InputKind, Text
+from edgekit.core.contract import NO_ADAPTER, Contract, InputKind, Text
 from edgekit.core.errors import OutputError, WorkloadError
 from edgekit.core.facts import ModelFacts
 from edgekit.core.progress import Listener, Reporter
 from edgekit.core.workload import Workload
 from edgekit.data.checks import CheckedSet, check_disjoint, write_checked, write_split
-from edgekit.data.dataset import Dataset
+from edgekit.data.dataset import Dataset, add_choices
 from edgekit.evaluate.metrics import Metric, resolve_metric
 from edgekit.flow.graph_source import capture_graph
 from edgekit.flow.sources import Source
+
+if TYPE_CHECKING:
+    from edgekit.flow.adapting import Adapted
 
 ASSETS = "assets"
 # Without selection data of their own, choices are made on about this share of the training data.
@@ -36,6 +43,8 @@ class Model:
     """A captured model: its folder, facts and contract.
 
     side_files: files of the user that ship with the artifact, by their path in the bundle.
+    adapters: what can be chosen at run time, a row each, of which the first is no adapter; None
+    where there is nothing to choose.
     """
 
     source: Source
@@ -43,6 +52,12 @@ class Model:
     facts: ModelFacts
     contract: Contract
     side_files: dict[str, Path]
+    adapters: NDArray[np.float32] | None = None
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The names of what can be chosen at run time, "none" first."""
+        return (NO_ADAPTER[-1], *sorted(self.contract.adapters))
 
     @property
     def workload(self) -> Workload:
@@ -73,24 +88,44 @@ def capture_model(source: Source, work: Path, listener: Listener) -> Model:
     folder = work / "captured"
     folder.mkdir()
     _check_workload(source.workload)
+    adapted = _adapt(source, work)
     if source.format == "torch":
         # Only a torch model needs torch; a graph source must plan without it.
         from edgekit.compile.capture import capture  # noqa: PLC0415
 
-        captured = capture(source.workload, folder, reporter)
+        workload = source.workload if adapted is None else adapted.workload
+        captured = capture(workload, folder, reporter)
         facts, contract = captured.facts, captured.contract
     else:
         graph = capture_graph(source, folder, reporter)
         facts, contract = graph.facts, graph.contract
     _check_labels(contract)
     contract, side_files = _localize(contract)
+    if adapted is not None:
+        adapted.check()
+        side_files.update(adapted.files)
     return Model(
         source=source,
         folder=folder,
         facts=facts,
         contract=contract,
         side_files=side_files,
+        adapters=None if adapted is None else adapted.rows,
     )
+
+
+def _adapt(source: Source, work: Path) -> "Adapted | None":
+    if not source.workload.adapters:
+        return None
+    if source.format != "torch":
+        raise WorkloadError(
+            f"{source.origin}: adapters are put into the layers of a torch.nn.Module, and this is "
+            f"a .{source.format} file, which has none; hand over the torch model"
+        )
+    # Only a workload with adapters needs the room that trains.
+    from edgekit.flow.adapting import adapt  # noqa: PLC0415
+
+    return adapt(source.workload, work)
 
 
 def write_data(
@@ -112,6 +147,11 @@ def write_data(
         writer.write("unlabelled", needs_target=False)
     check_disjoint(writer.sets, may_share=MAY_SHARE)
     found = {name: item.dataset for name, item in writer.sets.items()}
+    if model.adapters is not None and model.contract.adapter is not None:
+        # Ranges must hold for every adapter, and every adapter is judged on every sample.
+        for name in ("calibration", "evaluation"):
+            rows = model.contract.adapter.name, model.adapters
+            found[name] = add_choices(found[name].path, *rows)
     return DataSets(
         calibration=found["calibration"],
         evaluation=found["evaluation"],

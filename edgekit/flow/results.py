@@ -14,6 +14,7 @@ from edgekit.core.target import Support, Target
 from edgekit.core.verdict import Standing, Verdict
 
 Effort = Literal["quick", "standard", "max"]
+FitOutcome = Literal["fits", "may not fit", "does not fit", "not supported"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,12 +128,16 @@ class PlanResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitLine:
-    """One profile against one model, from estimates alone."""
+    """One profile against one model, from estimates alone.
+
+    outcome: "fits" where the whole interval of every estimate is inside its limit, "does not fit"
+    where all of one is outside, "may not fit" where one straddles its limit and none is outside.
+    """
 
     device: str
     title: str
     target: str
-    outcome: Literal["fits", "does not fit", "not supported"]
+    outcome: FitOutcome
     reason: str
     estimates: tuple[Figure, ...]
 

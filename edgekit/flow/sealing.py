@@ -170,11 +170,12 @@ def shipped_artifact(artifact: Artifact) -> Artifact:
 
 def _golden(build: Build) -> tuple[Golden, Files]:
     evaluation, contract = build.data.evaluation, build.model.contract
-    count = min(GOLDEN_SAMPLES, evaluation.count)
+    # Every adapter that can be chosen is among them.
+    count = min(max(GOLDEN_SAMPLES, evaluation.repeats), evaluation.count)
     given = _first_samples(evaluation, count)
     made = _first_samples(build.measured.outputs, count)
     inputs = {
-        item.name: f"golden/inputs/{file_name_for(item.name)}.npy" for item in contract.inputs
+        item.name: f"golden/inputs/{file_name_for(item.name)}.npy" for item in contract.given_inputs
     }
     outputs = {
         item.name: f"golden/outputs/{file_name_for(item.name)}.npy" for item in contract.outputs
@@ -182,7 +183,21 @@ def _golden(build: Build) -> tuple[Golden, Files]:
     files: Files = {path: encode_npy(given[name]) for name, path in inputs.items()}
     files.update({path: encode_npy(made[name]) for name, path in outputs.items()})
     tolerance = {name: _tolerance(made[name]) for name in outputs}
-    return Golden(samples=count, inputs=inputs, outputs=outputs, tolerance=tolerance), files
+    golden = Golden(
+        samples=count,
+        inputs=inputs,
+        outputs=outputs,
+        tolerance=tolerance,
+        adapters=_golden_adapters(build.model, count),
+    )
+    return golden, files
+
+
+def _golden_adapters(model: Model, count: int) -> tuple[str, ...] | None:
+    names = model.choices
+    if len(names) == 1:
+        return None
+    return tuple(names[number % len(names)] for number in range(count))
 
 
 def _first_samples(dataset: Dataset, count: int) -> Mapping[str, NDArray[Any]]:

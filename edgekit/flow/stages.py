@@ -145,7 +145,7 @@ class Runner:
         def produce(out: Path) -> dict[str, Any]:
             if live is not None:
                 reporter = Reporter(stage=request.name, listener=ear)
-                return plain_values(live(out, reporter, self._store.checkpoints(key)))
+                return plain_values(live(out, reporter, self._store.checkpoints(key, request.name)))
             if place == "process" or python is not None:
                 return run_in_worker(request, out, ear, python=python)
             reporter = Reporter(stage=request.name, listener=ear)

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,10 +14,11 @@ from edgekit.compress.masks import copy_model
 from edgekit.compress.training.pace import time_text
 from edgekit.core.figure import Figure, Place, Provenance, not_evaluated
 from edgekit.core.strategy import PlannedStep
+from edgekit.core.workload import Workload
 from edgekit.flow.planning import Plan
 from edgekit.flow.prepare import Model
 from edgekit.flow.workbench import make_call
-from edgekit.plan.estimate import kept_share
+from edgekit.plan.forecast import forecasts
 from edgekit.plan.strategy import trained_epochs
 
 NAME = "training_seconds"
@@ -30,45 +32,97 @@ LOW, HIGH = 0.5, 2.0
 
 def estimate_training(model: Model, plan: Plan) -> Figure | None:
     """Seconds of all training steps on this machine; None where nothing trains."""
-    steps = [
-        (step, epochs)
-        for step in plan.strategy.steps
-        if step.is_run and (epochs := trained_epochs(step.settings))
-    ]
-    if not steps:
+    steps = plan.strategy.steps
+    if not any(trained_epochs(step.settings) for step in steps if step.is_run):
         return None
-    samples = _count(model.workload.training)
-    if samples is None:
-        why = "the training data do not say how many samples they hold (no len())"
+    data, missing = _sample_counts(model.workload)
+    if missing:
+        why = f"the {missing} data do not say how many samples they hold (no len())"
         return not_evaluated(NAME, "s", why)
-    passes = sum(epochs * _work(step) for step, epochs in steps)
+    works = tuple(_works(model, plan, data))
     try:
-        seconds = passes * samples * _seconds_a_sample(model)
+        seconds = sum(work.passes for work in works) * _seconds_a_sample(model)
     except MODEL_ERRORS as error:
         why = f"the model takes no batch of {BATCH_SAMPLES} in training mode: {error}"
         return not_evaluated(NAME, "s", why)
+    counted = _counted_text(data, works)
     return Figure(
         name=NAME,
         value=round(seconds, 1),
         unit="s",
         provenance=Provenance.ESTIMATED,
         place=Place.HOST,
-        how=f"{TIMED_BATCHES} batches of {BATCH_SAMPLES} timed on this machine, times {samples} "
-        f"samples and {sum(epochs for _, epochs in steps)} epochs: {time_text(seconds)}",
+        how=f"{TIMED_BATCHES} batches of {BATCH_SAMPLES} timed on this machine, times {counted} "
+        f"and {sum(work.epochs for work in works)} epochs: {time_text(seconds)}",
         low=round(LOW * seconds, 1),
         high=round(HIGH * seconds, 1),
     )
 
 
-def _work(step: PlannedStep) -> float:
-    """What one sample costs a step, in training steps of the whole model."""
-    has_teacher = step.name in ("distil", "prune") or "teacher_weight" in step.settings
-    return kept_share(step.name, step.settings) + (TEACHER_SHARE if has_teacher else 0.0)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Data:
+    """How many samples the workload holds."""
+
+    labelled: int
+    unlabelled: int
 
 
-def _count(training: Iterable[Any] | None) -> int | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """What one step costs. passes: in training steps of the whole model on one sample.
+
+    beside: samples without labels that its epochs go over.
+    """
+
+    epochs: int
+    passes: float
+    beside: int = 0
+
+
+def _sample_counts(workload: Workload) -> tuple[_Data, str]:
+    """The counts, and which data do not say theirs."""
+    found = {"training": workload.training, "unlabelled": workload.unlabelled}
+    counts = {name: 0 if data is None else _count(data) for name, data in found.items()}
+    missing = next((name for name, count in counts.items() if count is None), "")
+    return _Data(labelled=counts["training"] or 0, unlabelled=counts["unlabelled"] or 0), missing
+
+
+def _works(model: Model, plan: Plan, data: _Data) -> Iterator[_Work]:
+    steps = [step for step in plan.strategy.steps if step.is_run]
+    has_student = model.workload.student is not None
+    models = forecasts(model.facts, steps, has_student=has_student)
+    for step, before, after in zip(steps, models, models[1:], strict=False):
+        epochs = trained_epochs(step.settings)
+        if epochs:
+            # A step that cuts by rounds trains each of the models on the way.
+            rounds = int(step.settings.get("iterations", 1))
+            macs = after.likely.macs + (before.likely.macs - after.likely.macs) / 2 * (rounds > 1)
+            yield _work(step, epochs, macs / max(1, model.facts.macs), data)
+
+
+def _work(step: PlannedStep, epochs: int, share: float, data: _Data) -> _Work:
+    """share: of the whole model's work that the trained one does on a sample."""
+    has_teacher = step.name == "distil" or step.settings.get("teacher_weight", 0) > 0
+    a_sample = share + (TEACHER_SHARE if has_teacher else 0.0)
+    beside, before = 0, 0.0
+    if step.name == "distil":
+        made = int(step.settings.get("synthetic_samples", 0))
+        beside = data.unlabelled + made
+        # The teacher labels them once, and made ones are searched for by its gradients.
+        before = TEACHER_SHARE * beside + made * int(step.settings.get("synthetic_steps", 0))
+    passes = epochs * (data.labelled + beside) * a_sample + before
+    return _Work(epochs=epochs, passes=passes, beside=beside)
+
+
+def _counted_text(data: _Data, works: Sequence[_Work]) -> str:
+    most = max(work.beside for work in works)
+    beside = f" (and at most {most} without labels in 'distil')" if most else ""
+    return f"{data.labelled} samples{beside}"
+
+
+def _count(data: Iterable[Any]) -> int | None:
     """How many samples there are, where the data say it; a loader has a dataset that does."""
-    holder: Any = getattr(training, "dataset", training)
+    holder: Any = getattr(data, "dataset", data)
     try:
         return len(holder)
     except TypeError:

@@ -5,9 +5,11 @@ no print of a library can reach them. What the process prints is kept, the end o
 report of a failure. ``worker_main`` is the other end.
 """
 
+import errno
 import json
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +22,13 @@ from typing import Any
 
 from edgekit.core import errors
 from edgekit.core.codec import canonical_json, from_plain
-from edgekit.core.errors import EdgekitError, Interrupted, MissingDependencyError, StepError
+from edgekit.core.errors import (
+    CompileError,
+    EdgekitError,
+    Interrupted,
+    MissingDependencyError,
+    StepError,
+)
 from edgekit.core.progress import Event, Listener
 from edgekit.core.stage import StageRequest
 from edgekit.flow.borrow import borrowed_for, import_path
@@ -30,6 +38,8 @@ EXIT_SECONDS = 10.0  # what a process gets to end after it has sent its result
 TAIL_BYTES = 64 * 1024
 TAIL_LINES = 30
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_FULL_BYTES = 64 * 1024  # less is no room for any file that a stage writes
 _MAIN = Path(__file__).with_name("worker_main.py")
 _MEMORY_ADVICE = (
     "most often the machine ran out of memory: close other programs, take fewer calibration "
@@ -84,8 +94,8 @@ def run_in_worker(
 
     An error that the listener raises ends the worker at once and is passed on.
     Raises: the same EdgekitError that the handler raised, with the worker's traceback as its
-    cause; StepError when the process was killed; StageDefectError for anything else;
-    Interrupted on Ctrl-C.
+    cause; StepError when the process was killed; OSError when a disk is full or read-only;
+    StageDefectError for anything else; Interrupted on Ctrl-C.
     """
     job = canonical_json(_job(request, out, python))
     answer = _Answer(listener=listener)
@@ -93,7 +103,13 @@ def run_in_worker(
         status = _converse(_command(python), _environment(request, python), job, answer)
     except KeyboardInterrupt:
         raise Interrupted(f"stage '{request.name}' was stopped") from None
-    return _settle(request.name, answer, status)
+    try:
+        return _settle(request.name, answer, status)
+    except (CompileError, StepError, StageDefectError) as failure:
+        # A tool that could not write a file may tell of anything but the disk.
+        if shutil.disk_usage(out).free >= _FULL_BYTES:
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from failure
 
 
 def _job(request: StageRequest, out: Path, python: Path | None) -> dict[str, Any]:
@@ -235,6 +251,9 @@ def _raise_defect(stage: str, defect: Mapping[str, Any]) -> None:
     cause = WorkerTraceback(defect["traceback"])
     if defect["type"] == "MemoryError":
         raise StepError(f"stage '{stage}' got no memory: {_MEMORY_ADVICE}") from cause
+    if defect["errno"] in _NO_ROOM:
+        # As it would come from a stage that ran here: the store knows the place.
+        raise OSError(defect["errno"], os.strerror(defect["errno"])) from cause
     raise StageDefectError(f"stage '{stage}' failed:\n{defect['traceback']}")
 
 

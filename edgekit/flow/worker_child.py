@@ -2,7 +2,8 @@
 
 Lines are ``{"event": ...}`` any number of times, then one of ``{"values": ...}``,
 ``{"error": {"type", "message", "traceback"}}`` for edgekit's own errors, and
-``{"defect": {"type", "traceback"}}`` for anything else. Runs in a toolchain's environment, so it
+``{"defect": {"type", "traceback", "errno"}}`` for anything else (errno: the operating system's
+number, or null). Runs in a toolchain's environment, so it
 imports ``core`` only.
 """
 
@@ -52,7 +53,8 @@ def send_failure(
         content = {"type": known_class(kind), "message": str(error), "traceback": text}
         send({"error": content})
     else:
-        send({"defect": {"type": kind.__name__, "traceback": text}})
+        number = error.errno if isinstance(error, OSError) else None
+        send({"defect": {"type": kind.__name__, "traceback": text, "errno": number}})
 
 
 def known_class(kind: type[BaseException]) -> str:

@@ -1,15 +1,19 @@
 """A build's own temporary folder, and the clearing away of those that killed builds left."""
 
+import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 
+from edgekit.core.errors import OutputError
 from edgekit.store.locks import locked, try_lock
 
 PREFIX = "edgekit-work-"
 LOCK = ".lock"
+ADVICE = "set TMPDIR to a folder that can be written and has room"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @contextmanager
@@ -17,12 +21,29 @@ def workspace() -> Iterator[Path]:
     """An empty folder that goes away at the end; leftovers of killed builds go first.
 
     The kernel gives a lock back when its holder dies, so a folder whose lock is free has no owner.
+    Raises: OutputError where there is no room for it, or for what is written into it.
     """
-    _clear_leftovers()
-    with TemporaryDirectory(prefix=PREFIX) as folder, locked(Path(folder) / LOCK):
-        inside = Path(folder) / "work"
-        inside.mkdir()
-        yield inside
+    with _telling():
+        _clear_leftovers()
+        with TemporaryDirectory(prefix=PREFIX) as folder, locked(Path(folder) / LOCK):
+            inside = Path(folder) / "work"
+            inside.mkdir()
+            yield inside
+
+
+@contextmanager
+def _telling() -> Iterator[None]:
+    """Name the temporary folder where a disk is full; other places tell of theirs themselves."""
+    try:
+        yield
+    except OSError as refusal:
+        # Without any place that can be written there is no temporary folder at all.
+        if refusal.errno == errno.ENOENT and "temporary directory" in str(refusal):
+            raise OutputError(f"{refusal.strerror}; {ADVICE}") from refusal
+        if refusal.errno not in _NO_ROOM:
+            raise
+        reason = refusal.strerror
+        raise OutputError(f"{gettempdir()}: cannot be written ({reason}); {ADVICE}") from refusal
 
 
 def _clear_leftovers() -> None:

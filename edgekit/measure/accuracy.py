@@ -95,6 +95,24 @@ def paired_batches(reference: Dataset, candidate: Dataset, data: Dataset) -> Bat
     return batches
 
 
+def of_choice(batches: Batches, choice: int, repeats: int) -> Batches:
+    """Those of the batches' samples that made one choice, of ``repeats`` that follow each other."""
+
+    def chosen() -> Iterator[PairedBatch]:
+        start = 0
+        for batch in batches():
+            rows = np.arange(start, start + batch.count) % repeats == choice
+            start += batch.count
+            if rows.any():
+                yield PairedBatch(
+                    reference={name: value[rows] for name, value in batch.reference.items()},
+                    candidate={name: value[rows] for name, value in batch.candidate.items()},
+                    target=None if batch.target is None else batch.target[rows],
+                )
+
+    return chosen
+
+
 def _expect_finite(sample: Mapping[str, NDArray[Any]], index: int, entry: str) -> None:
     for name, values in sample.items():
         if values.dtype.kind == "f" and not np.isfinite(values).all():

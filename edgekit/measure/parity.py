@@ -66,15 +66,17 @@ def _observe_(found: _Extremes, ours: NDArray[np.float64], theirs: NDArray[np.fl
 
 def _mean_cosine(name: str, cosines: Scores, seed: int) -> Figure:
     interval = mean_interval(cosines, scale=1.0, seed=seed)
+    # Nothing is more alike than alike: the interval ends where a cosine's own range does.
+    low, value, high = np.clip((interval.low, interval.value, interval.high), -1.0, 1.0).tolist()
     return Figure(
         name=name,
-        value=interval.value,
+        value=value,
         unit="",
         provenance=Provenance.MEASURED,
         place=Place.HOST,
         how=f"mean over samples of the lowest cosine of the outputs; {interval.method}",
-        low=interval.low,
-        high=interval.high,
+        low=low,
+        high=high,
         confidence=CONFIDENCE,
         samples=len(cosines),
     )

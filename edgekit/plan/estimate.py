@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edgekit.core.facts import LayerFact, ModelFacts
@@ -10,93 +10,65 @@ from edgekit.core.figure import Figure, Place, Provenance
 from edgekit.core.profile import DeviceProfile
 from edgekit.core.strategy import PlannedStep, Quantize
 from edgekit.core.target import RuntimeLibrary, Target
+from edgekit.plan.container import container_bytes
+from edgekit.plan.forecast import forecasts
+from edgekit.plan.foreseen import Forecast
 
 WEIGHT_BITS = {"float32": 32, "fp16": 16, "int8": 8, "int4": 4}
-# Measured on ResNet-20, ResNet-56 and MiniLM after stripping: graph structure an operator.
-STRUCTURE_BYTES = {"tflite": 130, "onnx": 230}
 # Measured peak memory of the digits model (docs/results.md), less its weights.
 ENGINE_MEMORY_BYTES = {"tflite": 4e6, "onnx": 11e6}
-# Each operator call of the captured graph becomes about 0.6 operators (batch norm folds away).
-KEPT_OPERATORS = 0.6
-SCALE_BYTES = 12
+# Beyond what the steps leave open: exporters, kept operators, layers that stay at more bits.
 SPREAD = 0.15
 
 
 def kept_share(name: str, settings: Mapping[str, Any]) -> float:
-    """About what share of the weights a step on the module leaves, by its settings; 1 if unknown.
+    """About what share of the weights a step leaves by a ratio in its settings alone.
 
-    A layer that loses a share of its channels loses it on both sides.
+    1 where it states none, or states its size otherwise: ``forecasts`` follows that on a model.
     """
     if name == "distil":
         has_other_size = settings.get("student_bytes") or settings.get("student_macs")
         is_made = settings.get("student", "auto") in ("auto", "made") and not has_other_size
         return float(settings.get("student_ratio", 1.0)) if is_made else 1.0
     if name == "factorize":
-        is_search = settings.get("ranks") == "search"
-        return float(settings.get("parameter_ratio", 1.0)) if is_search else 1.0
-    if name != "prune" or settings.get("keep"):
+        is_stated = settings.get("ranks") == "search" and not settings.get("keep_bytes")
+        return float(settings.get("parameter_ratio", 1.0)) if is_stated else 1.0
+    has_channels = {"channels", "embedding"}.intersection(settings.get("units", ("channels",)))
+    if name != "prune" or settings.get("keep") or not has_channels:
         return 1.0
     left = 1 - float(settings.get("ratio", 0.0))
     return left**2 if settings.get("goal", "channels") == "channels" else left
 
 
-def _kept_by_all(steps: Iterable[PlannedStep]) -> float:
-    share, is_smaller = 1.0, False
-    for step in steps:
-        # A model that earlier steps made smaller is its own student: distilling keeps its size.
-        is_own_student = step.name == "distil" and is_smaller
-        if step.is_run and not is_own_student:
-            share *= kept_share(step.name, step.settings)
-            is_smaller = share < 1
-    return share
-
-
-def shrink(facts: ModelFacts, share: float) -> ModelFacts:
-    """The facts of a model that keeps a share of its weights, every layer alike."""
-
-    def scaled(count: int) -> int:
-        return math.ceil(count * share)
-
-    layers = tuple(
-        replace(layer, parameters=scaled(layer.parameters), macs=scaled(layer.macs))
-        for layer in facts.layers
-    )
-    return replace(
-        facts,
-        parameters=scaled(facts.parameters),
-        weight_bytes=scaled(facts.weight_bytes),
-        macs=scaled(facts.macs),
-        # Activations go with the channels, which are the root of the weights.
-        peak_activation_bytes=math.ceil(facts.peak_activation_bytes * math.sqrt(share)),
-        layers=layers,
-    )
-
-
-def estimate_figures(
+def estimate_figures(  # a model, where it goes and what is done to it
     facts: ModelFacts,
     profile: DeviceProfile,
     target: Target,
     settings: Quantize | None,
     steps: Iterable[PlannedStep] = (),
+    *,
+    has_student: bool = False,
 ) -> tuple[Figure, ...]:
     """Bytes of the artifact, footprint, memory and build time, each with an interval.
 
-    steps: those of the strategy; the ones that run and shrink the model are taken into account.
+    steps: those of the strategy; what the ones that run leave of the model is taken into account.
+    has_student: the workload makes students of its own.
     """
-    share = _kept_by_all(steps)
-    facts = shrink(facts, share) if share < 1 else facts
-    artifact = estimate_artifact_bytes(facts, target, settings)
-    activations = facts.peak_activation_bytes * (0.25 if _has_integers(settings) else 1.0)
-    figures = [_estimate("artifact_bytes", artifact, "bytes", "weights by bits, scales, structure")]
+    after = forecasts(facts, steps, has_student=has_student)[-1]
+    artifact = _artifact(after, target, settings)
+    why = "".join(f"; {reason}" for reason in after.unknown)
+    activations = after.likely.peak_activation_bytes * (0.25 if _has_integers(settings) else 1.0)
+    figures = [_figure("artifact_bytes", artifact, f"weights by bits, scales, container{why}")]
     library = target.runtime_library(profile.hardware.abi)
     if library is not None:
         figures.append(_estimate_footprint(artifact, library))
     if profile.family == "embedded":
-        figures.append(_estimate("flash_bytes", artifact, "bytes", "the model's constants alone"))
+        figures.append(_figure("flash_bytes", artifact, f"the model's constants alone{why}"))
         figures.append(_estimate("ram_bytes", activations, "bytes", "peak live activations"))
     else:
-        memory = ENGINE_MEMORY_BYTES.get(target.format, 8e6) + 1.5 * artifact + activations
+        engine = ENGINE_MEMORY_BYTES.get(target.format, 8e6)
         how = "what the engine takes for any model, weights, activations"
+        memory = engine + 1.5 * artifact.value + activations
         figures.append(_estimate("peak_memory_bytes", memory, "bytes", how, spread=0.5))
     figures.append(
         _estimate("build_seconds", _build_seconds(facts), "s", "past builds", spread=0.7)
@@ -104,36 +76,63 @@ def estimate_figures(
     return tuple(figures)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Range:
+    value: float
+    low: float
+    high: float
+
+
+def _artifact(after: Forecast, target: Target, settings: Quantize | None) -> _Range:
+    least, value, most = (
+        estimate_artifact_bytes(facts, target, settings)
+        for facts in (after.least, after.likely, after.most)
+    )
+    return _Range(value=value, low=least * (1 - SPREAD), high=most * (1 + SPREAD))
+
+
 def estimate_artifact_bytes(facts: ModelFacts, target: Target, settings: Quantize | None) -> float:
-    """Bytes of the stripped artifact: weights at their bits, scales, and graph structure."""
+    """Bytes of the stripped artifact: weights at their bits, scales, and the container."""
     weights = sum(_layer_bytes(layer, facts, settings) for layer in facts.layers)
-    inside = sum(layer.parameters for layer in facts.layers)
-    rest = 4 * max(0, facts.parameters - inside)
-    structure = STRUCTURE_BYTES.get(target.format, 200) * KEPT_OPERATORS * len(facts.operators)
-    return weights + rest + structure
+    inside = sum(_elements(layer) for layer in facts.layers)
+    rest = _rest_bytes(facts, max(0, facts.parameters - inside), settings)
+    return weights + rest + container_bytes(facts, target.format, settings)
 
 
-def _estimate_footprint(artifact: float, library: RuntimeLibrary) -> Figure:
-    total = artifact + library.bytes
+def _elements(layer: LayerFact) -> int:
+    """Weights of the matrix or the kernel, without biases."""
+    whole = math.prod(layer.weight_shape) if layer.weight_shape else layer.parameters
+    return min(whole, layer.parameters)
+
+
+def _rest_bytes(facts: ModelFacts, parameters: int, settings: Quantize | None) -> float:
+    """Bytes of biases and norms, which stay floats, or integers as wide."""
+    has_batch_norm = any("batch_norm" in item.operator for item in facts.operators)
+    # A batch norm's scale and shift leave one bias in the layer before it.
+    folded = parameters / 2 if has_batch_norm else parameters
+    return folded * (2 if settings is not None and settings.precision == "fp16" else 4)
+
+
+def _estimate_footprint(artifact: _Range, library: RuntimeLibrary) -> Figure:
+    total = artifact.value + library.bytes
     figure = _estimate("footprint_bytes", total, "bytes", "artifact and engine library")
-    most = max(total * (1 + SPREAD), artifact * (1 + SPREAD) + library.upper_bytes)
-    return replace(figure, high=round(most, 1))
+    low = min(total * (1 - SPREAD), artifact.low + library.bytes)
+    high = max(total * (1 + SPREAD), artifact.high + library.upper_bytes)
+    return replace(figure, low=round(low, 1), high=round(high, 1))
 
 
 def _layer_bytes(layer: LayerFact, facts: ModelFacts, settings: Quantize | None) -> float:
+    weights = _elements(layer)
     if settings is None:
-        return 4.0 * layer.parameters
+        return 4.0 * weights
     bits = WEIGHT_BITS[settings.precision]
     is_edge = layer in (facts.layers[0], facts.layers[-1])
     if settings.precision == "int4" and (
         layer.kind == "depthwise" or (is_edge and settings.keep_first_last_int8)
     ):
         bits = 8
-    if settings.precision == "fp16":
-        return layer.parameters * bits / 8
-    groups = layer.parameters / settings.block_size if settings.block_size else 0.0
-    channels = float(layer.weight_shape[0]) if layer.weight_shape else 1.0
-    return layer.parameters * bits / 8 + SCALE_BYTES * channels + 2 * groups
+    has_blocks = settings.block_size and bits == WEIGHT_BITS["int4"]
+    return weights * bits / 8 + (2 * weights / settings.block_size if has_blocks else 0.0)
 
 
 def _has_integers(settings: Quantize | None) -> bool:
@@ -142,6 +141,12 @@ def _has_integers(settings: Quantize | None) -> bool:
 
 def _build_seconds(facts: ModelFacts) -> float:
     return 20 + 0.05 * len(facts.operators) + facts.parameters / 1e6
+
+
+def _figure(name: str, found: _Range, how: str) -> Figure:
+    """Bytes with the interval of what the steps may leave."""
+    figure = _estimate(name, found.value, "bytes", how)
+    return replace(figure, low=round(found.low, 1), high=round(found.high, 1))
 
 
 def _estimate(name: str, value: float, unit: str, how: str, *, spread: float = SPREAD) -> Figure:

@@ -20,12 +20,21 @@ from edgekit.core.strategy import (
     Strategy,
 )
 from edgekit.core.target import Target
-from edgekit.plan.estimate import kept_share
+from edgekit.plan.missed import told_of_missed
+from edgekit.plan.order import check_kinds, check_results_are_used
 from edgekit.plan.recipe import choose_quantize
 
 # How many times the epochs that a strategy states are trained at effort max.
 MAX_EFFORT = 3
-CONDITIONS = ("training data", "unlabelled data", "student", "selection data")
+LACKS = "the workload has no "
+# Conditions and the workload's fields that meet them.
+WORKLOAD_FIELDS = {
+    "training data": "training",
+    "unlabelled data": "unlabelled",
+    "student": "student",
+    "selection data": "selection",
+}
+CONDITIONS = tuple(WORKLOAD_FIELDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +43,8 @@ class Wishes:
 
     conditions: those of CONDITIONS that the workload meets. has_module: the model is a
     torch.nn.Module, which steps can take apart; an exported graph is none. settings: by step name,
-    values that replace the planned ones. is_strict: a skipped step is an error.
+    values that replace the planned ones. is_strict: a skipped step is an error. has_adapters: the
+    workload brings adapters to choose from, which were trained on the model as it is.
     """
 
     conditions: frozenset[str] = frozenset()
@@ -43,6 +53,7 @@ class Wishes:
     overrides: tuple[Override, ...] = ()
     settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     is_strict: bool = False
+    has_adapters: bool = False
 
 
 def make_strategy(
@@ -59,10 +70,13 @@ def make_strategy(
     """
     _check_names(profile, wishes)
     _check_patterns(facts, wishes)
+    check_kinds(profile.steps, installed, profile.name)
     planned = tuple(
         _plan_step(step, facts, profile, target, installed, wishes) for step in profile.steps
     )
-    _check_order(planned, installed, profile)
+    has_student = "student" in wishes.conditions
+    check_results_are_used(planned, installed, profile.name, has_student=has_student)
+    planned = told_of_missed(profile.steps, planned, facts, target, has_student=has_student)
     skipped = [step for step in planned if not step.is_run]
     if wishes.is_strict and skipped:
         lines = "; ".join(f"{step.name}: {step.reason}" for step in skipped)
@@ -102,6 +116,8 @@ def _plan_step(
     wishes: Wishes,
 ) -> PlannedStep:
     where = f"{profile.name}: step '{step.name}'"
+    if step.when and step.when not in CONDITIONS:
+        raise StepError(f"{where}: unknown condition '{step.when}'{nearest(step.when, CONDITIONS)}")
     settings = _merged(step.settings, wishes.settings.get(step.name, {}))
     checked: dict[str, Any] = {}
     if step.name in installed and step.name != "quantize":
@@ -110,8 +126,8 @@ def _plan_step(
     if obstacle is not None:
         if step.is_required:
             error = StepError if step.name in installed else MissingDependencyError
-            raise error(f"{where} is required, but {obstacle}")
-        return PlannedStep(name=step.name, is_run=False, reason=_missed(step, checked, obstacle))
+            raise error(f"{where} is required, but {obstacle}{_remedy(obstacle)}")
+        return PlannedStep(name=step.name, is_run=False, reason=obstacle, settings=checked)
     if step.name == "quantize":
         return _plan_quantize(step, settings, facts, profile, target, wishes.overrides)
     if wishes.effort == "max":
@@ -129,12 +145,15 @@ def _merged(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any
     return merged
 
 
-def _missed(step: Step, settings: Mapping[str, Any], obstacle: str) -> str:
-    """Why a step is skipped, what it is for, and what it would have bought."""
-    share = kept_share(step.name, settings)
-    bought = f"would leave about {share:.0%} of the weights (estimated)" if share < 1 else ""
-    would = "; ".join(part for part in (step.reason, bought) if part)
-    return f"{obstacle} ({would})" if would else obstacle
+def _remedy(obstacle: str) -> str:
+    if not obstacle.startswith(LACKS):
+        return ""
+    name = obstacle.removeprefix(LACKS)
+    field = WORKLOAD_FIELDS.get(name, name)
+    return (
+        f"; give the workload '{field}', or make the step conditional: when = \"{name}\" in "
+        "place of required = true"
+    )
 
 
 def _prolonged(settings: Mapping[str, Any], stated: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,7 +178,18 @@ def trained_epochs(settings: Mapping[str, Any]) -> int | None:
 
 def _checked(spec: StepSpec, settings: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Settings as the step's own dataclass has them, defaults filled in."""
-    checked = from_plain(settings_type(spec), dict(settings), where=where, error=StepError)
+    try:
+        checked = from_plain(settings_type(spec), dict(settings), where=where, error=StepError)
+    except StepError as error:
+        # Values are checked by the dataclass itself, which does not know whose settings it has.
+        text = str(error)
+        if text.startswith(where):
+            raise
+        raise StepError(f"{where}: {text.removeprefix(f'{spec.name}: ')}") from error
+    if getattr(checked, "epochs", None) == 0:
+        raise StepError(
+            f"{where}: epochs is 0, which trains nothing; set 1 or more, or take the step out"
+        )
     plain: dict[str, Any] = to_plain(checked)
     return plain
 
@@ -174,20 +204,22 @@ def settings_type(spec: StepSpec) -> type[Any]:
 def _find_obstacle(
     step: Step, settings: Mapping[str, Any], installed: Mapping[str, StepSpec], wishes: Wishes
 ) -> str | None:
-    if step.when and step.when not in CONDITIONS:
-        raise StepError(
-            f"step '{step.name}': unknown condition '{step.when}'{nearest(step.when, CONDITIONS)}"
-        )
     if step.name not in installed:
-        return f"no step '{step.name}' is installed"
+        near = nearest(step.name, list(installed)) if installed else ""
+        return f"no step '{step.name}' is installed{near}"
     spec = installed[step.name]
     if spec.acts_on is ActsOn.MODULE and not wishes.has_module:
         return "the model is an exported graph, and this step needs the torch.nn.Module"
+    if spec.acts_on is ActsOn.MODULE and wishes.has_adapters:
+        return (
+            "the workload's adapters were trained on the model as it is, and do not fit one that "
+            "this step has changed"
+        )
     epochs = trained_epochs(settings)
     is_training = spec.is_training if epochs is None else epochs > 0
     for need in (step.when, *spec.needs, "training data" if is_training else ""):
         if need and need not in wishes.conditions:
-            return f"the workload has no {need}"
+            return f"{LACKS}{need}"
     if is_training and wishes.effort == "quick":
         return "effort quick trains nothing; use --effort standard"
     return None
@@ -231,21 +263,3 @@ def _check_target(settings: Quantize, target: Target, where: str) -> None:
             f"{where}: block_size {settings.block_size} is not allowed; "
             "use 0 (per channel), 16, 32, 64, 128 or 256"
         )
-
-
-def _check_order(
-    planned: tuple[PlannedStep, ...], installed: Mapping[str, StepSpec], profile: DeviceProfile
-) -> None:
-    graph_step: str | None = None
-    for step in planned:
-        if not step.is_run:
-            continue
-        if installed[step.name].acts_on is ActsOn.GRAPH:
-            if step.name == graph_step:
-                raise StepError(f"{profile.name}: step '{step.name}' stands twice; once is enough")
-            graph_step = step.name
-        elif graph_step is not None:
-            raise StepError(
-                f"{profile.name}: step '{step.name}' changes the torch model, so it must come "
-                f"before '{graph_step}', which changes the exported graph"
-            )

@@ -9,6 +9,7 @@ from fractions import Fraction
 
 from edgekit.bundle.manifest import Manifest
 from edgekit.core.contract import (
+    Adapter,
     Audio,
     Image,
     InputContract,
@@ -92,6 +93,9 @@ def processing_text(source: InputKind) -> str:
         case Text():
             place = f"{source.part} of `{source.tokenizer}`"
             return f"{place}, cut or padded with {source.pad_id} to {source.length} tokens"
+        case Adapter():
+            names = ", ".join(sorted(source.adapters))
+            return f"not given: the adapter that is chosen by name, one of {names}, or none"
         case Tensor():
             return "taken as it is"
 
@@ -167,7 +171,11 @@ def _limits(manifest: Manifest) -> str:
 
 
 def _use(manifest: Manifest) -> str:
-    inputs = manifest.components[0].contract.inputs
+    contract = manifest.components[0].contract
+    inputs = contract.given_inputs
+    chosen = min(contract.adapters, default="")
+    argument = f', adapter="{chosen}"' if chosen else ""
+    option = f" --adapter {chosen}" if chosen else ""
     named = ", ".join(f'"{item.name}": {item.name}' for item in inputs)
     typed = " ".join(f"{item.name}={item.name}{_suffix(item.source)}" for item in inputs)
     return "\n\n".join(
@@ -175,10 +183,10 @@ def _use(manifest: Manifest) -> str:
             "## How to open it",
             "```python\n"
             "import edgekit\n\n"
-            'with edgekit.open("PATH OF THIS BUNDLE") as session:\n'
+            f'with edgekit.open("PATH OF THIS BUNDLE"{argument}) as session:\n'
             f"    outputs = session.predict({{{named}}})\n"
             "```",
-            f"```\nedgekit verify BUNDLE\nedgekit run BUNDLE {typed}\n```",
+            f"```\nedgekit verify BUNDLE\nedgekit run BUNDLE {typed}{option}\n```",
         )
     )
 

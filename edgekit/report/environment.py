@@ -20,14 +20,21 @@ def cache_view(
 ) -> Iterator[RenderableType]:
     """Every entry of the cache, and what they take together."""
     rows = [
-        (item.stage, item.key[:KEY_CHARACTERS], format_bytes(item.bytes), _time_text(item.used_at))
+        (_stage(item), item.key[:KEY_CHARACTERS], format_bytes(item.bytes), _time(item.used_at))
         for item in entries
     ]
     if rows:
         yield table(("stage", "key", "bytes", "last used (UTC)"), rows)
         yield Text()
-    yield f"{len(entries)} results, {format_bytes(size_bytes)} in {root}"
+    unfinished = sum(item.is_unfinished for item in entries)
+    counted = f"{len(entries) - unfinished} results, "
+    counted += f"{unfinished} unfinished, " if unfinished else ""
+    yield f"{counted}{format_bytes(size_bytes)} in {root}"
 
 
-def _time_text(seconds: float) -> str:
+def _stage(entry: StoreEntry) -> str:
+    return f"{entry.stage} (unfinished)" if entry.is_unfinished else entry.stage
+
+
+def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")

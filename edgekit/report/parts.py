@@ -14,7 +14,10 @@ UNBROKEN_NAME = 32
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[Cell]], *, title: str = "") -> Table:
-    """Rows under headings; the first column holds names and is the last to be broken."""
+    """Rows under headings; the first column holds names and is the last to be broken.
+
+    A column without a heading holds one word, which is never broken.
+    """
     rows = [tuple(_text(cell) for cell in row) for row in rows]
     longest = max((len(row[0]) for row in rows), default=0)
     result = Table(
@@ -28,7 +31,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[Cell]], *, title: str
     )
     for index, heading in enumerate(headings):
         # Never on a name that is longer: rich would cut it where it may not wrap it.
-        is_kept = index == 0 and longest <= UNBROKEN_NAME
+        is_kept = not heading or (index == 0 and longest <= UNBROKEN_NAME)
         result.add_column(heading, overflow="fold", no_wrap=is_kept)
     for row in rows:
         result.add_row(*row)

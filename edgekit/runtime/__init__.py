@@ -1,11 +1,13 @@
 """Opens a bundle, verifies it and runs it; this is what ships.
 
 ``session`` runs arrays and raw samples through a bundle · ``ports`` checks one tensor each way,
-``scaling`` converts it · ``prediction`` makes labels of scores · ``golden`` is the self-test ·
-``engine`` is the protocol of what runs an artifact, ``engines`` finds it, ``litert`` and ``onnx``
-are two · ``requirements`` checks the installed versions. To add an engine, write a class with the
-protocol and register it under the entry points ``edgekit.runtimes``, under another name than those
-two. What a name needs is imported when the name is first used.
+``scaling`` converts it · ``adapters`` holds those to choose from · ``prediction`` makes labels of
+scores · ``golden`` is the self-test · ``engine`` is the protocol of what runs an artifact,
+``engines`` finds it, ``litert`` and ``onnx`` are two · ``requirements`` checks the installed
+versions. To add an engine, write a class with the protocol and register it under the entry points
+``edgekit.runtimes``, under another name than those two.
+
+What a name needs is imported when the name is first used.
 """
 
 from importlib import import_module
@@ -34,11 +36,13 @@ def open(  # noqa: A001 -- `edgekit.open(bundle)` reads as it should
     require: "Requirement | None" = None,
     threads: int | None = None,
     component: str = "",
+    adapter: str = "none",
 ) -> "TensorSession":
     """A session on a bundle, a folder or a zip, after all of it was verified.
 
     require: "proven" refuses a bundle with pending or waived limits. threads: 1 unless said.
-    component: its name, where a bundle has several.
+    component: its name, where a bundle has several. adapter: of calls that name none; "none" is the
+    model without any.
     Raises: BundleError, SessionError, MissingDependencyError.
     """
     # Imported here, so that an app starts no slower than its engine until it opens a bundle.
@@ -46,7 +50,12 @@ def open(  # noqa: A001 -- `edgekit.open(bundle)` reads as it should
     from edgekit.runtime.session import TensorSession  # noqa: PLC0415
 
     verified = open_bundle(bundle, require=require)
-    return TensorSession(verified, threads=1 if threads is None else threads, component=component)
+    return TensorSession(
+        verified,
+        threads=1 if threads is None else threads,
+        component=component,
+        adapter=adapter,
+    )
 
 
 def verify(bundle: "Path | str") -> "VerifiedBundle":

@@ -1,7 +1,7 @@
 """A session: one verified component of a bundle, loaded, that runs arrays and raw samples."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from edgekit.bundle.manifest import Component, Evidence, Manifest
 from edgekit.bundle.verify import VerifiedBundle
 from edgekit.core.codec import nearest
-from edgekit.core.contract import Contract, InputContract, Text
+from edgekit.core.contract import NO_ADAPTER, Contract, InputContract, Text
 from edgekit.core.errors import InputError, SessionError
 from edgekit.data.preprocess import prepare
 from edgekit.runtime.engine import Array, Engine, EngineTensor
@@ -18,6 +18,7 @@ from edgekit.runtime.ports import InputPort, OutputPort
 from edgekit.runtime.requirements import check_minimum_versions
 
 if TYPE_CHECKING:
+    from edgekit.runtime.adapters import AdapterPort, Choice
     from edgekit.runtime.golden import SelfTest
     from edgekit.runtime.prediction import Prediction
 
@@ -29,11 +30,20 @@ class TensorSession:
     and gives labels. Calls from several threads run one after the other.
     """
 
-    def __init__(self, bundle: VerifiedBundle, *, threads: int = 1, component: str = "") -> None:
+    def __init__(
+        self,
+        bundle: VerifiedBundle,
+        *,
+        threads: int = 1,
+        component: str = "",
+        adapter: str = NO_ADAPTER[-1],
+    ) -> None:
         """Load the verified bytes of one component.
 
-        Raises: SessionError when the engine refuses them or they do not match the contract;
-        MissingDependencyError when the engine is not installed.
+        adapter: the one of calls that name none; "" and "none" are the model without any.
+        Raises: SessionError when the engine refuses them or they do not match the contract, and
+        for an adapter that the bundle has not; MissingDependencyError when the engine is not
+        installed.
         """
         if not isinstance(threads, int) or threads < 1:
             raise SessionError(f"threads is {threads!r}; it must be a whole number from 1 up")
@@ -51,7 +61,11 @@ class TensorSession:
             artifact.runtime, bundle.read(artifact.entry), threads=threads
         )
         self._rows_per_call = artifact.batch
-        self._inputs, self._outputs = _tie(self._component, self._engine)
+        inputs, self._outputs = _tie(self._component, self._engine)
+        self._adapters = _adapter_port(inputs, self.contract, bundle)
+        self._inputs = tuple(port for port in inputs if port.contract in self.contract.given_inputs)
+        self._adapter: str | Sequence[str] = adapter
+        self._check_adapter(adapter)
         self._input_names = frozenset(port.name for port in self._inputs)
         self._has_named_axes = any(
             isinstance(size, str) for port in self._inputs for size in port.contract.shape[1:]
@@ -77,32 +91,47 @@ class TensorSession:
         """sha256 of the manifest."""
         return self._bundle.bundle_id
 
-    def run(self, inputs: Mapping[str, Any] | Any) -> dict[str, Array]:
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """The names of the adapters that can be chosen; none of them is "none"."""
+        return () if self._adapters is None else self._adapters.names
+
+    def run(self, inputs: Mapping[str, Any] | Any, *, adapter: "Choice" = None) -> dict[str, Array]:
         """Outputs by name for a batch of prepared inputs by name (or the only input itself).
 
+        adapter: of this call, by name, or one for each row; None is the session's own.
         Shapes: the batch axis first; any number of rows, whatever batch the artifact was made for.
         Raises: SessionError for wrong names, shapes or dtypes, and when the session is closed.
         """
         arrays = self._take(inputs)
         rows = arrays[0].shape[0]
+        choice = self._adapter if adapter is None else adapter
+        if adapter is not None:
+            self._check_adapter(adapter, rows)
         step = self._rows_per_call
         if step in (0, rows):
-            return self._call(arrays, rows)
+            return self._call(arrays, rows, choice)
         if rows % step:
             raise SessionError(
                 f"the batch has {rows} rows; the artifact takes {step} at a time: pass a multiple"
             )
         parts = [
-            self._call([array[start : start + step] for array in arrays], step)
+            self._call(
+                [array[start : start + step] for array in arrays],
+                step,
+                choice if isinstance(choice, str) else choice[start : start + step],
+            )
             for start in range(0, rows, step)
         ]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def predict(self, raw: Mapping[str, Any] | Any, *, top: int = 5) -> "Prediction":
+    def predict(
+        self, raw: Mapping[str, Any] | Any, *, top: int = 5, adapter: str | None = None
+    ) -> "Prediction":
         """The prediction for one raw sample, prepared as the contract declares.
 
         raw: a path, picture, sound, text or array for the only input (or for all parts of one
-        text), else a mapping by input name. top: how many labels to give.
+        text), else a mapping by input name. top: how many labels to give. adapter: as in ``run``.
         Raises: SessionError for what cannot be prepared, and for NaN in it.
         """
         # Imported here, as in `self_test`: an app that runs arrays opens sooner without it.
@@ -114,7 +143,7 @@ class TensorSession:
         # An artifact of a fixed batch gets the sample as often as it must.
         rows = max(1, self._rows_per_call)
         batch = {name: np.broadcast_to(x, (rows, *x.shape)) for name, x in sample.items()}
-        results = {name: array[0] for name, array in self.run(batch).items()}
+        results = {name: array[0] for name, array in self.run(batch, adapter=adapter).items()}
         meanings = {item.name: item.meaning for item in self.contract.outputs}
         return predict_outputs(results, meanings, top=top)
 
@@ -123,6 +152,8 @@ class TensorSession:
 
         Raises: SessionError when the bundle's golden vectors belong to another component.
         """
+        from functools import partial  # noqa: PLC0415
+
         from edgekit.runtime.golden import run_self_test  # noqa: PLC0415
 
         if self._component is not self.manifest.components[0]:
@@ -130,7 +161,9 @@ class TensorSession:
                 f"golden vectors are for component '{self.manifest.components[0].name}', "
                 f"this is '{self._component.name}'"
             )
-        return run_self_test(self.manifest.golden, self._bundle.read, self.run)
+        golden = self.manifest.golden
+        run = partial(self.run, adapter=golden.adapters)
+        return run_self_test(golden, self._bundle.read, run)
 
     def close(self) -> None:
         """Give the engine's memory back; closing twice is fine."""
@@ -180,8 +213,22 @@ class TensorSession:
                         f"input '{port.name}': '{axis}' is {size}, but {other_size} in '{other}'"
                     )
 
-    def _call(self, arrays: list[Array], rows: int) -> dict[str, Array]:
+    def _check_adapter(self, choice: str | Sequence[str], rows: int = 0) -> None:
+        if self._adapters is not None:
+            self._adapters.check(choice)
+        elif isinstance(choice, str) and choice in NO_ADAPTER:
+            return
+        else:
+            raise SessionError(f"adapter {choice!r}: this bundle has no adapters to choose from")
+        if rows and not isinstance(choice, str) and len(choice) != rows:
+            raise SessionError(f"{len(choice)} adapters are named for a batch of {rows}")
+
+    def _call(
+        self, arrays: list[Array], rows: int, choice: str | Sequence[str]
+    ) -> dict[str, Array]:
         stored = [port.to_stored(array) for port, array in zip(self._inputs, arrays, strict=True)]
+        if self._adapters is not None:
+            stored.insert(self._adapters.position, self._adapters.stored(choice, rows))
         with self._lock:
             if self._engine is None:
                 raise SessionError("the session is closed; open the bundle again")
@@ -251,6 +298,19 @@ def _tie(
         for item in contract.outputs
     )
     return inputs, outputs
+
+
+def _adapter_port(
+    ports: tuple[InputPort, ...], contract: Contract, bundle: VerifiedBundle
+) -> "AdapterPort | None":
+    """The port that takes the adapter, where the contract has one."""
+    if contract.adapter is None:
+        return None
+    # Imported here, as in `predict`: most bundles have none.
+    from edgekit.runtime.adapters import AdapterPort  # noqa: PLC0415
+
+    port = next(port for port in ports if port.name == contract.adapter.name)
+    return AdapterPort(port, contract.adapters, bundle.read)
 
 
 def _check_batch(batch: int, tensors: tuple[EngineTensor, ...]) -> None:

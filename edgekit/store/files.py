@@ -87,6 +87,20 @@ def folder_bytes(folder: Path) -> int:
     return total
 
 
+def newest_change(folder: Path) -> float:
+    """When the folder or a file under it last changed, while others may be changing it.
+
+    Units: seconds since the epoch; 0 for a folder that is gone.
+    """
+    newest = 0.0
+    for item in (folder, *_walk(folder)):
+        try:
+            newest = max(newest, item.lstat().st_mtime)
+        except FileNotFoundError:
+            continue
+    return newest
+
+
 def _walk(folder: Path) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder):
         names = files + [name for name in folders if (Path(parent) / name).is_symlink()]

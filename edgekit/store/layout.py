@@ -1,7 +1,8 @@
 """Where the store keeps what, and how an entry goes away.
 
 Under the root: ``results/KEY/result.json`` (written last), ``results/KEY/DIGEST/`` (the files),
-``locks/``, ``temp/``, and ``checkpoints/KEY/`` of long work that is not done yet. Two locks a key:
+``locks/``, ``temp/``, and for long work that is not done yet ``checkpoints/KEY/``: what it may go
+on from in ``work/``, and the name of its stage in the file ``stage``. Two locks a key:
 ``work`` is held alone by whoever changes the entry; ``use`` is shared by those who read it, until
 they close the store. A killed build leaves only checkpoints, folders in ``temp`` or trees without a
 record; the next holder of ``work`` goes on from the first and removes the others.
@@ -36,8 +37,16 @@ class Layout:
         return self.root / "results" / key
 
     def checkpoints(self, key: str) -> Path:
-        """The folder of what unfinished work on an entry may go on from, there or not."""
+        """The folder of unfinished work on an entry, there or not."""
         return self.root / "checkpoints" / key
+
+    def checkpoint_work(self, key: str) -> Path:
+        """The folder of what that work may go on from, there or not."""
+        return self.checkpoints(key) / "work"
+
+    def checkpoint_stage(self, key: str) -> Path:
+        """The file that says whose work it is, there or not."""
+        return self.checkpoints(key) / "stage"
 
     def lock(self, key: str, purpose: Literal["work", "use"]) -> Path:
         """The lock file of one entry.

@@ -58,12 +58,18 @@ class StoredResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreEntry:
-    """One entry as listed. used_at: seconds since the epoch."""
+    """One entry as listed.
+
+    bytes: of the result and of checkpoints on the way to it (or to another, of a refresh).
+    used_at: seconds since the epoch. is_unfinished: there is no result, only checkpoints: of work
+    that is going on, or was stopped and may go on.
+    """
 
     key: str
     stage: str
     bytes: int
     used_at: float
+    is_unfinished: bool = False
 
 
 def result_digest(files: tuple[FileEntry, ...], values: Mapping[str, Any]) -> str:

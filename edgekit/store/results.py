@@ -19,6 +19,7 @@ from edgekit.core.errors import OutputError
 from edgekit.core.progress import Event, Reporter
 from edgekit.store.files import atomic_write, folder_bytes, folder_entries, writing_to
 from edgekit.store.layout import Layout
+from edgekit.store.listing import list_entries
 from edgekit.store.locks import FileLock, locked, try_lock, wait_for_lock
 from edgekit.store.record import (
     RECORD_NAME,
@@ -118,30 +119,20 @@ class Store:
             found = None if refresh else self._read_or_discard(key, reporter)
             return found or self._make(key, produce, reporter, remarks)
 
-    def checkpoints(self, key: str) -> Path:
+    def checkpoints(self, key: str, stage: str) -> Path:
         """The folder that outlives a kill of the work on a key; asked for by ``produce`` alone.
 
-        It goes when the result is there.
+        It goes when the result is there. stage: whose work it is, for who lists it.
         """
-        folder = self._layout.checkpoints(key)
+        folder = self._layout.checkpoint_work(key)
         with self._writing():
-            folder.mkdir(exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            atomic_write(self._layout.checkpoint_stage(key), stage.encode(), advice=ADVICE)
         return folder
 
     def entries(self) -> tuple[StoreEntry, ...]:
-        """All readable entries, the longest unused first."""
-        listed = []
-        for key in self._layout.known_keys():
-            folder = self._layout.entry(key)
-            try:
-                record = read_record(folder, key)
-                used_at = (folder / RECORD_NAME).stat().st_mtime
-            except (DamagedEntryError, FileNotFoundError):
-                continue
-            if record is not None:
-                size = folder_bytes(folder)
-                listed.append(StoreEntry(key=key, stage=record.stage, bytes=size, used_at=used_at))
-        return tuple(sorted(listed, key=lambda entry: (entry.used_at, entry.key)))
+        """All readable results and all checkpoints, the longest unused first."""
+        return list_entries(self._layout)
 
     def size_bytes(self) -> int:
         """The bytes of everything that the store keeps."""
@@ -159,7 +150,8 @@ class Store:
     def bound(self, max_bytes: int) -> int:
         """Remove the longest unused entries until the store is at most this big; bytes freed.
 
-        Entries in use stay, so the store may remain bigger.
+        Checkpoints of stopped work go like results. What is in use or being made stays, so the
+        store may remain bigger.
         """
         before = size = self.size_bytes()
         with self._writing():

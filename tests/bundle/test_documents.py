@@ -32,6 +32,14 @@ def test_a_manifest_comes_back_as_it_was():
     assert decode_manifest(MANIFEST.encode()) == MANIFEST
 
 
+def test_a_manifest_without_adapters_is_written_as_before_there_were_any():
+    """The sha256 was taken with edgekit of 2026-11-22, whose manifests knew no adapters."""
+    assert samples.manifest().bundle_id == (
+        "108df001dd69c944eb62fc7c639e4cdcb716634e8dd3cec515b1c143c92dac3c"
+    )
+    assert b"adapter" not in MANIFEST.encode()
+
+
 def test_evidence_comes_back_as_it_was_with_pending_figures_too():
     made = samples.manifest(limits=(*samples.LIMITS, samples.PENDING))
     evidence = samples.evidence(made, "0" * 64)

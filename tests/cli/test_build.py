@@ -206,7 +206,8 @@ def test_fit_shows_every_outcome_and_that_it_estimates(answered, command):
     assert "FITS" in text
     assert "DOES NOT FIT" in text
     assert "NOT SUPPORTED" in text
-    assert "1 of 3 fit, by estimates alone" in text
+    assert "MAY NOT FIT" in text
+    assert "1 of 4 fit, 1 may not, by estimates alone" in text
 
 
 def test_fit_in_json_is_a_list(answered, command):
@@ -216,6 +217,7 @@ def test_fit_in_json_is_a_list(answered, command):
         "fits",
         "does not fit",
         "not supported",
+        "may not fit",
     ]
 
 

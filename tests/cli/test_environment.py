@@ -127,6 +127,42 @@ def test_cache_clear_removes_everything(stored, command):
         assert store.size_bytes() == 0
 
 
+@pytest.fixture
+def unfinished(stored):
+    """What a training that was killed leaves behind, older than the results."""
+    import os
+
+    key = "c" * 64
+    with Store() as store:
+        folder = store.checkpoints(key, "distil")
+        (folder / "epoch3.pt").write_bytes(b"x" * 30_000)
+        for item in (*folder.parent.rglob("*"), folder.parent):
+            os.utime(item, (1, 1))
+    return key
+
+
+def test_cache_list_shows_checkpoints_without_a_result(unfinished, command):
+    lines = command("cache", "list").out.splitlines()
+    assert lines[2].split()[:3] == ["distil", "(unfinished)", "cccccccccccc"]
+    assert "30 kB" in lines[2]
+    assert lines[-1].startswith("2 results, 1 unfinished, 5")
+    found = json.loads(command("cache", "list", "--json").out)["entries"]
+    assert [item["is_unfinished"] for item in found] == [True, False, False]
+
+
+def test_cache_bound_removes_old_checkpoints_first(unfinished, stored, command):
+    found = json.loads(command("cache", "bound", "25 kB", "--json").out)
+    assert found["freed_bytes"] == 30_000 + len("distil")
+    with Store() as store:
+        assert tuple(item.key for item in store.entries()) == stored
+
+
+def test_cache_clear_removes_checkpoints(unfinished, command):
+    assert "freed 5" in command("cache", "clear").out
+    with Store() as store:
+        assert store.size_bytes() == 0
+
+
 def test_doctor_lists_packages_and_always_ends_with_0(command):
     found = command("doctor")
     assert found.code == 0

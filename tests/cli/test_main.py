@@ -1,9 +1,11 @@
 """The table of commands, the way out, and what --help costs."""
 
+import errno
 import json
 import shlex
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import click
@@ -283,6 +285,21 @@ def test_tables_survive_a_stream_of_ascii():
 def test_ctrl_c_outside_of_commands_is_no_defect(capsys):
     ending.defect_hook(["devices"])(KeyboardInterrupt, KeyboardInterrupt(), None)
     assert capsys.readouterr().err.startswith("interrupted: finished stages")
+
+
+def test_a_defect_is_told_whole_where_its_traceback_cannot_be_saved(capsys, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "mkstemp", full)
+    try:
+        raise ZeroDivisionError("never foreseen")
+    except ZeroDivisionError as error:
+        ending.defect_hook(["devices", "--json"])(type(error), error, error.__traceback__)
+    found = capsys.readouterr()
+    assert json.loads(found.out)["error"]["traceback"] == "above: it could not be saved"
+    assert "Traceback (most recent call last)" in found.err
+    assert "never foreseen" in found.err
 
 
 def test_an_interrupted_stage_says_that_finished_ones_stay(command, monkeypatch):

@@ -1,12 +1,17 @@
 """run and bench, on a real model."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from click import UsageError
 from PIL import Image as Picture
 
+from edgekit.cli.use import raw_samples
+from edgekit.core.contract import Contract, InputContract, Tensor, Text
 from tests.cli.conftest import BIAS, LABELS, WEIGHTS, seal_picture_bundle
+from tests.runtime.test_adapters import make as make_sum_bundle
 
 
 def _softmax(pixels: np.ndarray) -> np.ndarray:
@@ -32,6 +37,23 @@ def test_run_prints_the_labels_of_a_picture_best_first(picture_bundle, bright, c
     assert lines[0] == str(bright)
     assert lines[1].split() == ["scores:", "bright", f"{probability:.4f}"]
     assert len(lines) == 3
+
+
+def test_run_takes_an_adapter_by_name_and_inspect_lists_them(tmp_path, command):
+    bundle = make_sum_bundle(tmp_path / "sum.edgekit")
+    np.save(tmp_path / "x.npy", np.ones(4, dtype=np.float32))
+    given = ("run", bundle, tmp_path / "x.npy", "--json")
+    for options, expected in (
+        ((), [1, 1, 1, 1]),
+        (("--adapter", "polite"), [2, 3, 4, 5]),
+        (("--adapter", "none"), [1, 1, 1, 1]),
+    ):
+        [found] = json.loads(command(*given, *options).out)["predictions"]
+        assert found["outputs"]["y"] == expected
+    wrong = command(*given, "--adapter", "polit")
+    assert wrong.code != 0
+    assert "did you mean 'polite'?" in json.loads(wrong.out)["error"]["message"]
+    assert "brief, polite" in command("inspect", bundle).out
 
 
 def test_run_takes_many_inputs_each_on_its_own(picture_bundle, bright, tmp_path, command):
@@ -98,6 +120,24 @@ def test_wrong_inputs_are_errors_that_say_what_to_do(inputs, said, picture_bundl
     found = command("run", picture_bundle, *inputs)
     assert (found.code, found.out) == (2, "")
     assert said in found.err
+
+
+def _contract(**sources):
+    inputs = tuple(
+        InputContract(name=name, dtype="float32", shape=(1, 3), source=source)
+        for name, source in sources.items()
+    )
+    return Contract(inputs=inputs, outputs=())
+
+
+def test_files_of_a_model_with_several_inputs_must_be_named():
+    several = _contract(left=Tensor(shape=(3,)), right=Tensor(shape=(3,)))
+    with pytest.raises(UsageError, match="2 inputs; name them: left=FILE right=FILE"):
+        list(raw_samples(["a.npy"], [], several, is_batch=False))
+    text = Text(tokenizer="t.json", length=3)
+    parts = _contract(ids=text, mask=replace(text, part="mask"))
+    (sample,) = raw_samples(["a.txt"], [], parts, is_batch=False)
+    assert sample.name == "a.txt"
 
 
 def test_run_refuses_a_bundle_that_was_changed(picture_bundle, bright, command):

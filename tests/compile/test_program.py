@@ -2,6 +2,7 @@ import json
 import os
 import pickle
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,6 +27,13 @@ def saved(tmp_path):
     program = torch.export.export(nn.Linear(3, 2).eval(), (torch.zeros(1, 3),), strict=False)
     save_program(program, path)
     return path
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
+def test_a_full_disk_is_an_error_and_not_the_end_of_the_process():
+    program = torch.export.export(nn.Linear(3, 2).eval(), (torch.zeros(1, 3),), strict=False)
+    with pytest.raises(OSError, match="No space left"):
+        save_program(program, Path("/dev/full"))
 
 
 def rewrite(path, change=None, extra=None, compression=zipfile.ZIP_STORED):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edgekit.core.errors import OutputError, WorkloadError
-from edgekit.data.dataset import META, DatasetWriter, open_dataset
+from edgekit.data.dataset import META, DatasetWriter, add_choices, open_dataset
 
 
 @pytest.fixture
@@ -183,3 +183,53 @@ def test_wrong_names_indices_and_sizes_are_refused(folder):
         dataset.sample(5)
     with pytest.raises(WorkloadError, match="batch size is 0"):
         next(dataset.batches(0))
+
+
+ROWS = np.arange(6, dtype=np.float32).reshape(3, 2)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 64])
+def test_every_sample_meets_every_choice(folder, size):
+    before = open_dataset(folder)
+    dataset = add_choices(folder, "adapter", ROWS)
+    assert (dataset.count, dataset.repeats) == (15, 3)
+    batches = list(dataset.batches(size))
+    assert [len(batch["target"]) for batch in batches[:-1]] == [size] * (len(batches) - 1)
+    found = {name: np.concatenate([item[name] for item in batches]) for name in dataset.arrays}
+    assert found["target"].tolist() == np.repeat(np.arange(5), 3).tolist()
+    np.testing.assert_array_equal(found["adapter"], np.tile(ROWS, (5, 1)))
+    np.testing.assert_array_equal(found["x"][:, 0, 0], np.repeat(np.arange(5), 3))
+    for index in (0, 7, 14):
+        sample = dataset.sample(index)
+        assert all((sample[name] == found[name][index]).all() for name in found)
+    alone = dataset.without_choices()
+    assert (alone.count, alone.digest) == (5, before.digest)
+    assert alone.arrays == before.arrays
+
+
+def test_choices_alone_or_none_of_them_can_be_read(folder):
+    dataset = add_choices(folder, "adapter", ROWS)
+    (batch,) = dataset.batches(64, ["adapter"])
+    np.testing.assert_array_equal(batch["adapter"], np.tile(ROWS, (5, 1)))
+    (batch,) = dataset.batches(64, ["target"])
+    assert list(batch) == ["target"]
+
+
+def test_choices_take_their_own_room_alone(folder):
+    before = {file.name: file.stat().st_size for file in folder.glob("*.bin")}
+    add_choices(folder, "adapter", ROWS)
+    after = {file.name: file.stat().st_size for file in folder.glob("*.bin")}
+    assert after == before | {"adapter.bin": ROWS.nbytes}
+
+
+def test_other_choices_are_another_digest_and_changed_ones_are_found(folder):
+    dataset = add_choices(folder, "adapter", ROWS)
+    assert dataset.digest != dataset.without_choices().digest
+    dataset.verify()
+    (folder / "adapter.bin").write_bytes((ROWS + 1).tobytes())
+    with pytest.raises(WorkloadError, match="changed after they were written"):
+        open_dataset(folder).verify()
+    with pytest.raises(WorkloadError, match="read by batches"):
+        dataset.file("x")
+    with pytest.raises(WorkloadError, match="'adapter' cannot be added"):
+        add_choices(folder, "adapter", ROWS)

@@ -154,6 +154,14 @@ def test_whole_numbers_survive_a_cast_or_it_is_refused(values, dtype):
             cast_exactly(array, np.dtype(dtype), where="x")
 
 
+def test_zeros_and_ones_become_a_mask_and_other_numbers_do_not():
+    mask = cast_exactly(np.array([0, 1, 1], np.int64), np.dtype(bool), where="x")
+    assert mask.dtype == bool
+    assert mask.tolist() == [False, True, True]
+    with pytest.raises(InputError, match="int64 holds -1, wanted bool; 0 and 1 stand for"):
+        cast_exactly(np.array([0, -1]), np.dtype(bool), where="x")
+
+
 def test_overflow_is_refused_and_infinities_stay():
     with pytest.raises(InputError, match="past the largest float32"):
         cast_exactly(np.array([1e39]), np.dtype("float32"), where="x")

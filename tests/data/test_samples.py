@@ -245,6 +245,14 @@ def test_what_does_not_fit_is_refused_with_its_place(message, data):
     refuse(message, data)
 
 
+def test_lists_of_zeros_and_ones_are_a_mask_and_other_numbers_are_not():
+    mask = {"mask": Tensor(shape=(3,), dtype="bool")}
+    (found,) = read([[0, 1, True]], mask)
+    assert found["mask"].dtype == bool
+    assert found["mask"].tolist() == [False, True, True]
+    refuse("'mask': the model wants bool; 0 and 1 stand for False and True", [[0, 2, 1]], mask)
+
+
 def test_a_metric_that_needs_targets_gets_them_or_an_error():
     refuse("sample 0 .*: no target, and the metric needs one", [X[0]], needs_target=True)
 

@@ -94,6 +94,20 @@ def test_a_whole_that_is_nan_or_no_number_is_refused():
         resolve_metric(lambda outputs, targets: {}).per_sample({"o": LOGITS}, LABELS, {})
 
 
+@pytest.mark.parametrize("value", [None, "0.9", b"1"])
+def test_nothing_and_texts_are_no_scores(value):
+    with pytest.raises(WorkloadError, match=f"returned {type(value).__name__}; return one score"):
+        resolve_metric(lambda *_: value).per_sample({"o": LOGITS}, LABELS, {})
+
+
+def test_a_metric_that_leaves_python_is_an_error_that_names_it():
+    def leaving(outputs, targets):
+        raise SystemExit(3)
+
+    with pytest.raises(WorkloadError, match="metric leaving: it raised SystemExit: 3"):
+        resolve_metric(leaving).per_sample({"o": LOGITS}, LABELS, {})
+
+
 def test_scores_must_be_one_finite_number_a_sample():
     with pytest.raises(WorkloadError, match=r"scores of shape \[3\] for 4 samples in batch 2"):
         checked_scores(np.zeros(3), 4, metric="m", where="batch 2")

@@ -231,6 +231,19 @@ def test_nan_scores_name_the_batch():
         drop(broken, target=labels)
 
 
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_metric_that_fails_says_on_which_models_outputs(is_whole):
+    def picky(outputs, targets):
+        is_worse = not any(np.array_equal(outputs[0], row) for row in FLOAT)
+        score = np.nan if is_worse else 0.5
+        return score if is_whole else np.full(len(outputs), score)
+
+    with pytest.raises(WorkloadError, match=r"nan .*\(on outputs of the compressed model\)"):
+        drop(picky)
+    with pytest.raises(WorkloadError, match=r"nan .*\(on outputs of the float model\)"):
+        drop(picky, FLOAT + 1)
+
+
 def test_no_batches_are_an_error():
     with pytest.raises(WorkloadError, match="no samples"):
         paired_drop(resolve_metric("top-1"), list)

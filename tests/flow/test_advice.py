@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from edgekit.core.figure import Figure, Place, Provenance, not_evaluated
-from edgekit.core.strategy import Quantize
+from edgekit.core.strategy import PlannedStep, Quantize, Strategy
 from edgekit.core.verdict import EvidenceKind, Limit, Sense, deliver_verdict
 from edgekit.flow import advice
 from edgekit.flow.advice import advise
@@ -43,11 +43,11 @@ def figure(name, value, low=None, high=None, samples=None):
 def lines(monkeypatch):
     monkeypatch.setattr(advice, "largest_layers", lambda _: LAYERS)
 
-    def of(limits, figures, precision="int8"):
+    def of(limits, figures, precision="int8", skipped=()):
         quantize = Quantize(precision=precision, activations="none") if precision else None
         found = {item.name: item for item in figures}
         return advise(
-            SimpleNamespace(quantize=quantize),
+            SimpleNamespace(quantize=quantize, strategy=Strategy(steps=skipped)),
             deliver_verdict(limits, found),
             found,
             SimpleNamespace(named=None),
@@ -73,6 +73,17 @@ def test_a_lost_accuracy_is_answered_by_the_precision_at_hand(lines, precision, 
 def test_missing_bytes_name_the_three_largest_layers(lines):
     found = lines([limit("artifact_bytes", 1)], [figure("artifact_bytes", 9)])
     assert found[-1] == "largest layers: l0 (100 bytes), l1 (99 bytes), l2 (98 bytes)"
+
+
+def test_missing_bytes_name_the_skipped_steps_that_would_save_them(lines):
+    reason = "the workload has no training data (would leave about 20% of the weights (estimated))"
+    skipped = tuple(
+        PlannedStep(name=name, is_run=False, reason=reason) for name in ("prune", "sparsify")
+    )
+    found = lines([limit("flash_bytes", 1)], [figure("flash_bytes", 9)], skipped=skipped)
+    (line,) = [item for item in found if "skipped" in item]
+    assert line.startswith("a smaller model: 'prune' was skipped, and runs with training data and ")
+    assert line.endswith(f"--effort standard: {reason}")
 
 
 def test_an_undecided_limit_says_how_many_samples_would_decide(lines):

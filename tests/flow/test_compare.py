@@ -223,6 +223,23 @@ def test_differences_name_what_changed():
     assert "not deterministic" not in text
 
 
+def test_bundles_of_other_tasks_say_that_their_scores_do_not_compare():
+    lineage = replace(samples.manifest().lineage, evaluation="9" * 64)
+    for other in (side(lineage=lineage), side(metric="mae")):
+        (told,) = [
+            text
+            for text in compare_sides(side(), other, Tolerance()).differences
+            if "do not compare" in text
+        ]
+        assert told.startswith("judged by another metric or on other data")
+    component = samples.manifest().components[0]
+    inputs = (replace(component.contract.inputs[0], name="z"),)
+    contract = replace(component.contract, inputs=inputs)
+    other = side(components=(replace(component, contract=contract),))
+    text = "\n".join(compare_sides(side(), other, Tolerance()).differences)
+    assert "other inputs or outputs: what runs A does not run B as it is" in text
+
+
 def test_steps_and_limits_that_changed_are_named():
     steps = samples.manifest().strategy.steps
     strategy = replace(

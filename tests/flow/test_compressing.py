@@ -164,6 +164,13 @@ def test_a_step_that_changes_nothing_is_an_error(builds, tmp_path, plugged):
         build(builds, device, workload())
 
 
+def test_a_training_that_makes_nothing_better_says_so_when_it_changed_nothing(builds, tmp_path):
+    # A rate of 5 wrecks the trained network in its first epoch, so its own weights are kept.
+    device = profile(tmp_path, ("train", "{ epochs = 1, learning_rate = 5.0, warmup_ratio = 0.0 }"))
+    with pytest.raises(StepError, match=r"none of its 1 epochs or rounds was better .*; lower its"):
+        build(builds, device, workload())
+
+
 def test_other_outputs_than_the_teachers_are_refused(builds, tmp_path, plugged):
     device = profile(tmp_path, ("other_outputs", "{}"))
     with pytest.raises(StepError, match=r"outputs were scores float32 .*4.* and are now .*3"):

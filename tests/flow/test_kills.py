@@ -129,3 +129,22 @@ def test_a_hundred_kills_leave_no_half_bundle_and_the_next_build_works(tmp_path)
     assert last.wait() == 0
     assert edgekit.verify(place.out).bundle_id == ids[60.0]
     place.is_clean()
+
+
+@pytest.mark.timeout(300)
+def test_a_build_killed_while_a_step_trains_goes_on_and_ends_with_the_same_bundle(tmp_path):
+    place = Place(tmp_path)
+    run = place.start("-m", "tests.flow.killed_step", str(tmp_path), stdout=subprocess.PIPE)
+    told, _ = run.communicate()
+    assert run.returncode == 0
+    killed, again, never = map(json.loads, told.splitlines())
+    assert killed["signal"] == signal.SIGKILL
+    assert killed["bundle_id"] is None
+    assert killed["checkpoints"] == 1
+    assert any("epoch 4 of 6" in line for line in killed["heard"])
+    (resumed,) = [line for line in again["heard"] if "goes on from" in line]
+    assert "goes on from epoch 4, batch 1," in resumed
+    assert not any("epoch 3 of 6" in line for line in again["heard"])
+    assert any("epoch 1 of 6" in line for line in never["heard"])
+    assert again["bundle_id"] == never["bundle_id"] is not None
+    assert again["checkpoints"] == 0

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 import edgekit
-from edgekit.catalog import find_profiles, load_profile, load_target
+from edgekit.catalog import find_profiles, load_target
 from edgekit.core.errors import CompileError, MissingDependencyError, StepError
-from edgekit.core.figure import Provenance
+from edgekit.core.figure import Figure, Place, Provenance
+from edgekit.core.verdict import Limit, Sense
 from edgekit.flow import planning
 from edgekit.flow.planning import compiler_of, installed, quantize_of
 from tests.flow.tiny import network, workload
@@ -136,9 +137,46 @@ def test_a_model_in_another_targets_format_is_refused():
         planning._check_format(model, compiler_of(target), target)
 
 
-def test_a_limit_that_asks_for_more_is_no_miss_of_an_estimate():
-    profile = load_profile("phone")
-    (limit,) = [item for item in profile.limits if item.figure == "artifact_bytes"]
-    estimate = SimpleNamespace(name="artifact_bytes", value=limit.bound + 1)
-    assert "is about 100 MB (estimated), at most 100 MB" in planning._miss(limit, (estimate,))
-    assert planning._miss(limit, ()) == ""
+@pytest.mark.parametrize(
+    ("low", "value", "high", "outcome"),
+    [
+        (80e6, 90e6, 100e6, "fits"),
+        (80e6, 90e6, 101e6, "may not fit"),
+        (99e6, 110e6, 130e6, "may not fit"),
+        (101e6, 110e6, 130e6, "does not fit"),
+    ],
+)
+def test_fit_holds_the_whole_interval_of_an_estimate_against_the_limit(
+    monkeypatch, low, value, high, outcome
+):
+    # The phone's limit on artifact_bytes is 100 MB.
+    estimate = Figure(
+        name="artifact_bytes",
+        value=value,
+        unit="bytes",
+        provenance=Provenance.ESTIMATED,
+        place=Place.NOWHERE,
+        how="",
+        low=low,
+        high=high,
+    )
+    monkeypatch.setattr(planning, "estimate_figures", lambda *_, **__: (estimate,))
+    (line,) = [line for line in edgekit.fit(workload()) if line.device == "phone"]
+    assert line.outcome == outcome
+    if outcome == "may not fit":
+        told = f"artifact_bytes may be {low / 1e6:.0f} MB to {high / 1e6:.0f} MB (estimated)"
+        assert line.reason == f"{told}, at most 100 MB"
+
+
+def test_fit_is_certain_of_a_miss_where_another_estimate_is_not():
+    limits = [
+        Limit(figure=name, sense=Sense.AT_MOST, bound=100, unit="", accepts=())
+        for name in ("one", "two", "three")
+    ]
+    figures = [
+        SimpleNamespace(name="one", value=120, low=90, high=150),
+        SimpleNamespace(name="two", value=200, low=150, high=250),
+    ]
+    outside, unsure = planning._held_against(limits, figures)
+    assert outside == ["two is about 200 (estimated), at most 100"]
+    assert unsure == ["one may be 90 to 150 (estimated), at most 100"]

@@ -1,5 +1,7 @@
 """A plan says beforehand how long its training steps will take."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -37,6 +39,44 @@ def test_the_estimate_goes_with_samples_and_epochs(captured, tmp_path, monkeypat
     assert figure.value == pytest.approx(300 * 5 * 0.002)
     assert figure.low < figure.value < figure.high
     assert figure.provenance == "estimated"
+
+
+def test_unlabelled_samples_are_learned_from_and_labelled_once(captured, tmp_path, monkeypatch):
+    monkeypatch.setattr(training_time, "_seconds_a_sample", lambda _: 0.002)
+    images = [image for image, _ in tiny.samples(700, 8)]
+    settings = "{ student = 'current', pseudo_label_weight = 0.5, train = { epochs = 5 } }"
+    device = profile(tmp_path, ("distil", settings))
+
+    options = BuildOptions(device=device, effort="max")
+    model = captured()
+    given = replace(model.workload, unlabelled=images)
+    more = replace(model, source=replace(model.source, workload=given))
+    alone, beside = (estimate_training(item, make_plan(item, options)) for item in (model, more))
+    # 15 epochs (three times 5) of training the model with its teacher's forward pass beside it.
+    assert alone.value == pytest.approx(300 * 15 * (4 / 3) * 0.002)
+    assert beside.value == pytest.approx((1000 * 15 * 4 / 3 + 700 / 3) * 0.002, abs=0.05)
+    assert "300 samples (and at most 700 without labels in 'distil')" in beside.how
+
+
+def test_unlabelled_data_without_a_length_are_not_evaluated(captured, tmp_path):
+    model = captured(unlabelled=iter(tiny.samples(10, 7)))
+    figure = estimate_training(model, planned(model, tmp_path, "{ epochs = 5 }"))
+    assert figure.value is None
+    assert "the unlabelled data" in figure.how
+
+
+def test_a_pruned_model_trains_faster(captured, tmp_path, monkeypatch):
+    monkeypatch.setattr(training_time, "_seconds_a_sample", lambda _: 0.002)
+    model = captured()
+
+    def seconds(*steps):
+        device = profile(tmp_path, *steps)
+        plan = make_plan(model, BuildOptions(device=device, effort="standard"))
+        return estimate_training(model, plan).value
+
+    prune = ("prune", "{ goal = 'macs', ratio = 0.5, recover = { epochs = 0 } }")
+    train = ("train", "{ epochs = 5 }")
+    assert seconds(prune, train) == pytest.approx(0.5 * seconds(train), rel=0.15)
 
 
 def test_a_sample_is_really_timed(captured):

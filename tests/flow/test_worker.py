@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,11 +17,20 @@ import pytest
 import edgekit
 from edgekit.core import errors
 from edgekit.core.codec import to_plain
-from edgekit.core.errors import CompileError, Interrupted, MissingDependencyError, StepError
+from edgekit.core.errors import (
+    CompileError,
+    Interrupted,
+    MissingDependencyError,
+    OutputError,
+    StepError,
+)
 from edgekit.core.progress import Event, Reporter, ignore
 from edgekit.core.stage import StageRequest, resolve_handler
+from edgekit.flow import worker
+from edgekit.flow.stages import Place, Runner
 from edgekit.flow.worker import StageDefectError, WorkerTraceback, run_in_worker
 from edgekit.flow.worker_child import known_class
+from edgekit.store import Store
 from tests.measure import artifacts
 
 
@@ -142,6 +152,32 @@ def test_a_handler_that_is_not_there_is_a_missing_dependency(tmp_path: Path) -> 
 def test_no_memory_is_said_so(plugin: str, tmp_path: Path) -> None:
     with pytest.raises(StepError, match=r"got no memory: .*calibration"):
         run_in_worker(request(plugin, "take_all_memory"), tmp_path, ignore)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
+@pytest.mark.parametrize("place", ["here", "process"])
+def test_a_full_disk_in_a_stage_names_the_cache_wherever_it_runs(
+    plugin: str, tmp_path: Path, place: Place
+) -> None:
+    with Store(tmp_path / "cache") as store:
+        runner = Runner(store, ignore)
+        with pytest.raises(OutputError, match=r"cache: no room .* set EDGEKIT_CACHE") as caught:
+            runner.run(request(plugin, "fill_disk"), place=place)
+        assert caught.value.exit_code == 2
+        assert not list((store.root / "temp").iterdir())
+        assert not store.entries()
+
+
+def test_a_tool_that_fails_on_a_full_disk_is_not_blamed(
+    plugin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = SimpleNamespace(free=4096)
+    monkeypatch.setattr(worker.shutil, "disk_usage", lambda _: full)
+    for function in ("refuse", "fail"):
+        with pytest.raises(OSError, match="No space left") as caught:
+            run_in_worker(request(plugin, function), tmp_path, ignore)
+        assert caught.value.errno == errno.ENOSPC
+        assert isinstance(caught.value.__cause__, (CompileError, StageDefectError))
 
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])

@@ -1,5 +1,6 @@
 """A killed build's temporary folder is cleared away by the next; a living one's is not."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from edgekit.core.errors import OutputError
 from edgekit.flow.workspace import PREFIX, workspace
 
 HOLD = """
@@ -58,3 +60,26 @@ def test_what_a_killed_build_left_is_cleared_and_a_living_one_is_kept(own_temp):
         for process in (living, dying):
             process.kill()
             process.communicate()
+
+
+def test_a_full_disk_names_the_temporary_folder(own_temp):
+    with (
+        pytest.raises(OutputError, match=rf"^{own_temp}: .*No space left.*; set TMPDIR"),
+        workspace(),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert folders(own_temp) == []
+
+
+def test_no_temporary_folder_at_all_is_said(monkeypatch, own_temp):
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(own_temp / "nowhere")])
+    with (
+        pytest.raises(OutputError, match=r"No usable temporary directory .*; set TMPDIR"),
+        workspace(),
+    ):
+        pass
+
+
+def test_what_has_nothing_to_do_with_room_passes_as_it_is():
+    with pytest.raises(FileNotFoundError, match="mine"), workspace():
+        raise FileNotFoundError(errno.ENOENT, "mine")

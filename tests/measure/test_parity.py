@@ -34,6 +34,14 @@ def test_errors_and_cosines_are_those_of_numpy_and_torch(tmp_path):
     assert found["export_lowest_cosine"].value == pytest.approx(cosines.min())
 
 
+def test_no_interval_of_a_cosine_passes_one(tmp_path):
+    one, other = (dataset(tmp_path / name, y=A) for name in "ab")
+    found = {figure.name: figure for figure in parity_figures(one, other, subject="export")}
+    assert found["export_cosine"].low < found["export_cosine"].value
+    assert found["export_cosine"].value == pytest.approx(1)
+    assert found["export_cosine"].high == 1
+
+
 def test_several_outputs_count_together_and_the_worst_shows(tmp_path):
     figures = parity_figures(
         dataset(tmp_path / "a", y=A, z=A), dataset(tmp_path / "b", y=A, z=-A), subject="s"

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+import edgekit.compress
 from edgekit.core.errors import MissingDependencyError, StepError
 from edgekit.core.strategy import Override, Step
 from edgekit.plan.strategy import Wishes, make_strategy
@@ -45,6 +46,16 @@ def test_a_training_step_runs_with_data_at_standard_effort():
     assert strategy.steps[0].settings == {"ratio": 0.5}
 
 
+def test_a_model_with_adapters_to_choose_from_is_quantized_and_not_taken_apart():
+    wishes = {"conditions": frozenset({"training data"}), "effort": "standard"}
+    strategy = plan(PRUNE, QUANTIZE, has_adapters=True, **wishes)
+    assert [step.name for step in strategy.steps if step.is_run] == ["quantize"]
+    assert "adapters were trained on the model as it is" in strategy.skipped[0].reason
+    needed = replace(PRUNE, is_required=True)
+    with pytest.raises(StepError, match="'prune' is required, but the workload's adapters"):
+        plan(needed, QUANTIZE, has_adapters=True, **wishes)
+
+
 def test_settings_of_any_step_are_checked_against_its_own_dataclass():
     step = Step(name="prune", settings={"ratoi": 0.3})
     with pytest.raises(StepError, match="step 'prune': unknown key 'ratoi'; did you mean 'ratio'"):
@@ -62,8 +73,9 @@ def test_what_a_step_itself_needs_is_a_condition_too():
 def test_a_skipped_step_says_what_it_would_have_bought():
     step = Step(name="prune", settings={"ratio": 0.6}, reason="fewer channels")
     reason = plan(step, QUANTIZE).skipped[0].reason
-    # 0.4 of the channels on both sides of a layer leave 0.4 * 0.4 of its weights.
-    assert reason.endswith("(fewer channels; would leave about 16% of the weights (estimated))")
+    # To multiples of 8: 16 and 64 channels become 8 and 24; (216 + 1728 + 240) / 10298 weights.
+    assert "(fewer channels; would leave about 21% of the weights, an artifact of about" in reason
+    assert reason.endswith("instead of 13.1 kB (estimated))")
 
 
 def nested(effort, **stated):
@@ -118,10 +130,25 @@ def test_a_required_step_that_is_not_installed_is_a_missing_component():
         plan(QUANTIZE, installed={})
 
 
-def test_a_module_step_after_a_graph_step_is_an_illegal_order():
-    late = Step(name="prune", when="training data")
-    with pytest.raises(StepError, match="must come before 'quantize'"):
-        plan(QUANTIZE, late, conditions=frozenset({"training data"}), effort="standard")
+def test_a_required_step_without_its_data_says_what_to_give():
+    with pytest.raises(StepError, match=r"no training data; give the workload 'training', or make"):
+        plan(replace(PRUNE, is_required=True), QUANTIZE)
+
+
+def test_a_setting_that_the_dataclass_refuses_is_told_with_profile_and_step():
+    installed = {**INSTALLED, "prune": edgekit.compress.PRUNE}
+    for settings, message in (
+        ({"ratio": 1.5}, r"^dev: step 'prune': ratio is 1.5; it must be above 0 and below 1"),
+        ({"recover": {"epochs": -1}}, r"^dev: step 'prune': training: epochs is -1"),
+    ):
+        with pytest.raises(StepError, match=message):
+            plan(replace(PRUNE, settings=settings), QUANTIZE, installed=installed)
+
+
+def test_training_for_no_epoch_is_refused_before_any_work():
+    installed = {**INSTALLED, "train": edgekit.compress.TRAIN}
+    with pytest.raises(StepError, match="step 'train': epochs is 0, which trains nothing"):
+        plan(Step(name="train", settings={"epochs": 0}), QUANTIZE, installed=installed)
 
 
 @pytest.mark.parametrize(

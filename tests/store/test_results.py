@@ -338,6 +338,88 @@ def test_what_is_being_made_is_not_removed(store: Store) -> None:
     assert store.fill(KEY, produce).files[0].path == "half"
 
 
+KILLED_IN_TRAINING = """
+import os, signal, sys
+from pathlib import Path
+from edgekit.core.progress import Reporter
+from edgekit.store import Store
+
+root, key = Path(sys.argv[1]), sys.argv[2]
+with Store(root) as store:
+    def train(out):
+        (store.checkpoints(key, "distil") / "epoch3.pt").write_bytes(b"w" * 5000)
+        os.kill(os.getpid(), signal.SIGKILL)
+    store.fill(key, train, reporter=Reporter(stage="distil"))
+"""
+
+
+def _kill_in_training(store: Store, key: str, age_seconds: float) -> None:
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_IN_TRAINING, str(store.root), key], check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    stamp = time.time() - age_seconds
+    folder = store.root / "checkpoints" / key
+    for item in (*folder.rglob("*"), folder):
+        os.utime(item, (stamp, stamp))
+
+
+def test_checkpoints_of_a_killed_training_are_listed_with_their_bytes(store: Store) -> None:
+    _kill_in_training(store, KEY, 1000)
+    store.fill(OTHER, writes(b"1"), reporter=Reporter(stage="export"))
+    first, second = store.entries()
+    assert (first.key, first.stage, first.is_unfinished) == (KEY, "distil", True)
+    assert first.bytes == 5000 + len("distil")
+    assert first.used_at == pytest.approx(time.time() - 1000, abs=100)
+    assert (second.key, second.is_unfinished) == (OTHER, False)
+
+
+def test_old_checkpoints_go_before_younger_results(store: Store) -> None:
+    _kill_in_training(store, KEY, 1000)
+    with Store(store.root) as filler:
+        filler.fill(OTHER, writes(b"1"))
+    size = store.entries()[1].bytes
+    assert store.bound(size + 100) >= 5000
+    assert [entry.key for entry in store.entries()] == [OTHER]
+    assert not list((store.root / "checkpoints").iterdir())
+
+
+def test_younger_checkpoints_outlive_old_results(store: Store) -> None:
+    with Store(store.root) as filler:
+        filler.fill(OTHER, writes(b"x" * 5000))
+    _age(store, OTHER, 2000)
+    _kill_in_training(store, KEY, 1000)
+    assert store.bound(6000) > 5000
+    assert [entry.key for entry in store.entries()] == [KEY]
+    assert (store.root / "checkpoints" / KEY / "work" / "epoch3.pt").exists()
+
+
+def test_clear_removes_checkpoints(store: Store) -> None:
+    _kill_in_training(store, KEY, 0)
+    assert store.clear() >= 5000
+    assert store.entries() == ()
+    assert store.size_bytes() == 0
+
+
+def test_checkpoints_of_a_living_build_are_listed_and_stay(store: Store) -> None:
+    def train(out: Path) -> dict[str, Any]:
+        checkpoint = store.checkpoints(KEY, "prune") / "epoch1.pt"
+        checkpoint.write_bytes(b"w")
+        with Store(store.root) as other:
+            assert [(item.stage, item.is_unfinished) for item in other.entries()] == [
+                ("prune", True)
+            ]
+            other.bound(0)
+            other.clear()
+        assert checkpoint.exists()
+        return {}
+
+    store.fill(KEY, train, reporter=Reporter(stage="prune"))
+    (entry,) = store.entries()
+    assert not entry.is_unfinished
+    assert not list((store.root / "checkpoints").iterdir())
+
+
 def test_leftovers_of_killed_builds_are_removed_and_strangers_kept(store: Store) -> None:
     for name in (f"{KEY}-dead", "stranger"):
         (store.root / "temp" / name).mkdir()

@@ -1,23 +1,21 @@
 """Adapters that are chosen at run time: one base model, and each adapter one vector of numbers.
 
 Chosen linear layers compute x W^T + (x A^T) B^T, where A and B are cut out of one more input of
-the model, ``adapter``: a row of float32 for each sample. All zeros is the base model. So one
-artifact, quantized once, serves every adapter, and a new one needs no new build: ``pack`` makes its
-row. Applied after the last module step and before capture, as the result is no plain model.
+the model: a row of float32 for each sample. All zeros is the base model. So one artifact, quantized
+once, serves every adapter. Applied right before capture, as the result is no plain model.
 """
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from edgekit.compress.bench import Call
 from edgekit.compress.low_rank.adapter_files import Adapter
-from edgekit.compress.thin_layers import is_transposed, matrix_of, replace_module
+from edgekit.compress.thin_layers import is_transposed, matrix_of
 from edgekit.core.errors import StepError
-
-ADAPTER = "adapter"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +82,8 @@ def layout_of(model: nn.Module, adapters: Sequence[Adapter]) -> Layout:
 def pack(adapter: Adapter, layout: Layout) -> Tensor:
     """An adapter as a row for the input; what it does not change is zero.
 
-    The scale goes into B; a smaller rank than the layout's is filled up with zeros.
+    The scale goes into B, and each row of A and column of B share their size, so that one grid of
+    integers suits both. A smaller rank than the layout's is filled up with zeros.
     Shapes: (layout.size,), float32.
     Raises: StepError for an adapter that has no room in the layout.
     """
@@ -99,27 +98,37 @@ def pack(adapter: Adapter, layout: Layout) -> Tensor:
                 f"with room for {room} there; build it again with this adapter among the others"
             )
         down, up = _parts(place, row)
-        down[: factor.rank] = factor.down
-        up[:, : factor.rank] = factor.scale * factor.up
+        first, second = factor.down.float(), factor.scale * factor.up.float()
+        balance = _balance(first, second)
+        down[: factor.rank] = first * balance[:, None]
+        up[:, : factor.rank] = second / balance
     return row
 
 
-def with_adapter_input(
-    model: nn.Module, layout: Layout, call: Call, inputs: Sequence[str]
-) -> nn.Module:
-    """A model with one more input, last by position: ``adapter``, a row of the layout a sample.
+def _balance(down: Tensor, up: Tensor) -> Tensor:
+    """What takes both factors to the same largest value, rank by rank; 1 where one is all zeros.
 
-    The model is changed in place, and then part of the one that comes back. inputs: the names of
-    its own inputs in order, as ``call`` takes them.
-    Raises: StepError when the model has an input of that name already.
+    Shapes: (rank, in), (out, rank) -> (rank,).
     """
-    if ADAPTER in inputs:
-        raise StepError(f"the model has an input '{ADAPTER}' of its own; rename it")
+    ratio = up.abs().amax(0) / down.abs().amax(1)
+    is_sound = torch.isfinite(ratio) & (ratio > 0)
+    return torch.where(is_sound, ratio, torch.ones_like(ratio)).sqrt()
+
+
+def with_adapter_input(model: nn.Module, layout: Layout) -> nn.Module:
+    """A model with one more input, last by position: a row of the layout a sample.
+
+    The model takes its own inputs by position. Its layers are changed in place and only work
+    within the result, a shallow copy of the model: paths and weights stay what they were, also for
+    code that reads a layer's weight.
+    """
     row = _Row()
     for place in layout.places:
-        layer = model.get_submodule(place.path)
-        model = replace_module(model, place.path, _AdaptedLinear(layer, place, row))
-    return _WithAdapterInput(model, call, tuple(inputs), row)
+        _adapt_(model.get_submodule(place.path), place, row)
+    with_input = copy.copy(model)
+    _derive_(with_input, _TakesRow)
+    with_input._adapter_row = row  # type: ignore[assignment]  # noqa: SLF001  # a class of ours now
+    return with_input
 
 
 class _Row:
@@ -131,44 +140,50 @@ class _Row:
         self.value: Tensor | None = None
 
 
-class _AdaptedLinear(nn.Module):
-    """A linear layer and the product of two factors from the row."""
+def _adapt_(layer: nn.Module, place: Place, row: _Row) -> None:
+    _derive_(layer, _AddsProduct)
+    layer._adapter_place, layer._adapter_row = place, row  # type: ignore[assignment]  # noqa: SLF001
 
-    def __init__(self, layer: nn.Module, place: Place, row: _Row) -> None:
-        super().__init__()
-        self.layer = layer
-        self._place, self._row = place, row
+
+def _derive_(module: nn.Module, base: type[nn.Module]) -> None:
+    """Put a class before the module's own; it keeps the name, which names tensors in a .tflite."""
+    kind = type(module)
+    module.__class__ = type(kind.__name__, (base, kind), {"__module__": kind.__module__})
+
+
+class _AddsProduct(nn.Module):
+    """Stands before the class of a linear layer, and adds the product of two factors."""
+
+    _adapter_place: Place
+    _adapter_row: _Row
 
     def forward(self, value: Tensor) -> Tensor:
         """The layer, and its change. Shapes: (batch, ..., in) -> (batch, ..., out)."""
-        row = self._row.value
+        row, place = self._adapter_row.value, self._adapter_place
         if row is None:
-            raise AssertionError(self._place.path)  # only _WithAdapterInput calls the model
-        place, batch = self._place, row.shape[0]
+            raise AssertionError(place.path)  # only _TakesRow calls the model
         down, up = _parts(place, row)
         # Models fold other axes into the first, but the batch stays outermost.
-        rows = value.reshape(batch, -1, place.in_size)
+        is_plain = value.dim() == 3 and value.shape[0] == row.shape[0]
+        rows = value if is_plain else value.reshape(row.shape[0], -1, place.in_size)
         change = (rows @ down.transpose(1, 2)) @ up.transpose(1, 2)
-        result: Tensor = self.layer(value)
-        return result + change.reshape(result.shape)
+        result: Tensor = super().forward(value)
+        return result + (change if is_plain else change.reshape(result.shape))
 
 
-class _WithAdapterInput(nn.Module):
-    """Calls the model while the row lies ready for its layers."""
+class _TakesRow(nn.Module):
+    """Stands before the class of a model, and has the row ready for its layers."""
 
-    def __init__(self, model: nn.Module, call: Call, inputs: tuple[str, ...], row: _Row) -> None:
-        super().__init__()
-        self.model = model
-        self._call, self._inputs, self._row = call, inputs, row
+    _adapter_row: _Row
 
-    def forward(self, *values: Tensor) -> Mapping[str, Tensor]:
-        """Outputs by name. Shapes: the inputs in order, then (batch, size of the layout)."""
+    def forward(self, *values: Tensor) -> Any:
+        """What the model gives. Shapes: the inputs in order, then (batch, size of the layout)."""
         *given, row = values
-        self._row.value = row
+        self._adapter_row.value = row
         try:
-            return self._call(self.model, dict(zip(self._inputs, given, strict=True)))
+            return super().forward(*given)
         finally:
-            self._row.value = None
+            self._adapter_row.value = None
 
 
 def _parts(place: Place, row: Tensor) -> tuple[Tensor, Tensor]:

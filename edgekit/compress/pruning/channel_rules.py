@@ -119,7 +119,11 @@ RULES: dict[Any, Rule] = {
         "randn_like", "fill_",
         "zero_", "native_dropout", "dropout", "positive", "view_as",
     ),
-    **rules(pointwise, "copy_", "masked_fill", "masked_fill_", "where", "_prelu_kernel", "copy"),
+    # torch tags the others of this kind, but not these.
+    **rules(
+        pointwise, "copy_", "masked_fill", "masked_fill_", "where", "_prelu_kernel", "copy",
+        "hardswish", "hardswish_", "log_sigmoid_forward", "rrelu_with_noise",
+    ),
     **rules(
         _reduced, "mean", "sum", "amax", "amin", "var", "std", "var_mean", "std_mean",
         "linalg_vector_norm", "norm", "prod",

@@ -157,6 +157,16 @@ def _cat(trace: "ChannelTrace", given: Operands) -> None:
     trace.put(given.outputs[0], after)
 
 
+def _glu(trace: "ChannelTrace", given: Operands) -> None:
+    """A half of the channels gates the other half: each goes with its gate."""
+    labels = trace.labels(given.first)
+    axis = axis_of(given.named("dim"), len(labels))
+    values, gates = np.split(labels[axis], 2)
+    trace.coupling.couple(values, gates)
+    labels[axis] = values
+    trace.put(given.outputs[0], labels)
+
+
 def _stack(trace: "ChannelTrace", given: Operands) -> None:
     found = [trace.labels(value) for value in given[0]]
     for labels in found[1:]:
@@ -244,6 +254,7 @@ VIEW_RULES: dict[Any, Rule] = {
     **rules(_unbind, "unbind"),
     **rules(_cat, "cat"),
     **rules(_stack, "stack"),
+    **rules(_glu, "glu"),
     **rules(_pad, "constant_pad_nd"),
     **rules(_index_select, "index_select"),
     **rules(_index, "index"),

@@ -7,6 +7,7 @@ from torch import nn
 
 from edgekit.compress.sparsity.compressed_size import CompressedBytes
 from edgekit.compress.sparsity.sparse_layers import Participants, SparseWeight
+from edgekit.core.figure import Figure, exact
 from edgekit.core.steps.sparsify import Sparsify
 
 NO_SPEED = (
@@ -62,6 +63,18 @@ def described(
         },
         "buys": NO_SPEED,
     }
+
+
+def sparsity_figures(values: Mapping[str, Any]) -> tuple[Figure, ...]:
+    """What ``described`` counted overall, as figures; nothing for the values of other steps."""
+    if "zlib_bytes" not in values:
+        return ()
+    sizes, how = values["zlib_bytes"], "zlib, level 9, of all weight matrices"
+    return (
+        exact("zeros_ratio", values["zeros_ratio"], "", f"of {values['weights']:,} weights"),
+        exact("zlib_bytes", sizes["float32_after"], "bytes", f"{how}, as float"),
+        exact("zlib_int8_bytes", sizes["int8_after"], "bytes", f"{how}, rounded to INT8"),
+    )
 
 
 def summary(values: Mapping[str, Any]) -> str:

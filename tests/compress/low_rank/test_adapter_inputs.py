@@ -1,7 +1,6 @@
 """One base model that takes its adapter as an input, against models with the adapter merged."""
 
 import copy
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from edgekit.compress.low_rank.adapter_inputs import layout_of, pack, with_adapt
 from edgekit.compress.low_rank.adapters import fitted, merge_
 from edgekit.core.contract import Tensor as TensorInput
 from edgekit.core.errors import StepError
-from tests.compress.benches import TinyTransformer, call, seeded
+from tests.compress.benches import TinyTransformer, seeded
 from tests.compress.exports import export_both
 from tests.compress.low_rank.test_adapters import bert, gpt2, save_peft, text
 
@@ -54,8 +53,7 @@ def test_a_row_makes_the_base_the_merged_model(chosen):
     row = torch.zeros(layout.size) if one is None else pack(one, layout)
     with torch.no_grad():
         wanted = (base if one is None else merged(base, one))(images)
-        model = with_adapter_input(base, layout, call, ["image"])
-        found = model(images, row.expand(3, -1))["scores"]
+        found = with_adapter_input(base, layout)(images, row.expand(3, -1))
     torch.testing.assert_close(found, wanted, **CLOSE)
 
 
@@ -66,8 +64,8 @@ def test_samples_of_one_batch_may_have_different_adapters():
         wanted = torch.cat(
             [merged(base, one)(images[i : i + 1]) for i, one in enumerate((BRIEF, LONG))]
         )
-        model = with_adapter_input(base, layout, call, ["image"])
-        found = model(images, torch.stack([pack(BRIEF, layout), pack(LONG, layout)]))["scores"]
+        rows = torch.stack([pack(BRIEF, layout), pack(LONG, layout)])
+        found = with_adapter_input(base, layout)(images, rows)
     torch.testing.assert_close(found, wanted, **CLOSE)
     assert not torch.allclose(found[0], base_scores(images)[0], atol=1e-2)
 
@@ -84,10 +82,6 @@ def test_a_row_holds_each_factor_once():
     assert [place.path for place in layout.places] == sorted(BRIEF.factors | LONG.factors)
 
 
-def call_bert(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {"hidden": model(**inputs)[0]}
-
-
 @pytest.mark.parametrize("make", [bert, gpt2])
 def test_adapters_of_peft_are_chosen_at_run_time(tmp_path, make):
     base, inputs = make(), text()
@@ -100,10 +94,10 @@ def test_adapters_of_peft_are_chosen_at_run_time(tmp_path, make):
         with torch.no_grad():
             wanted.append(theirs(**inputs)[0])
     layout = layout_of(base, found)
-    model = with_adapter_input(base, layout, call_bert, list(inputs))
+    model = with_adapter_input(base, layout)
     for one, result in zip(found, wanted, strict=True):
         with torch.no_grad():
-            ours = model(*inputs.values(), pack(one, layout).expand(3, -1))["hidden"]
+            ours = model(*inputs.values(), pack(one, layout).expand(3, -1))[0]
         torch.testing.assert_close(ours, result, **CLOSE)
 
 
@@ -113,10 +107,7 @@ def test_both_formats_choose_the_adapter_from_their_input(tmp_path):
     models = {"brief": merged(base, BRIEF), "long": merged(base, LONG)}
     rows = {"brief": pack(BRIEF, layout)[None], "long": pack(LONG, layout)[None]}
 
-    def named(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {"out": call(model, inputs)["scores"]}
-
-    model = with_adapter_input(base, layout, named, ["image"])
+    model = with_adapter_input(base, layout)
     kinds = {"image": TensorInput(shape=(1, 8, 8)), "adapter": TensorInput(shape=(layout.size,))}
     exported = export_both(model, kinds, tmp_path)
     for name, merged_model in models.items():
@@ -145,7 +136,29 @@ def test_an_adapter_without_room_is_refused():
         pack(LONG, layout_of(seeded(TinyTransformer), [adapter(4, "layers.0.ffn_in")]))
 
 
-def test_an_input_of_the_same_name_is_refused():
+def test_paths_weights_and_class_names_stay_as_the_user_knows_them():
     base = seeded(TinyTransformer)
-    with pytest.raises(StepError, match="input 'adapter' of its own"):
-        with_adapter_input(base, layout_of(base, [BRIEF]), call, ["adapter"])
+    before = {path: type(item).__name__ for path, item in base.named_modules()}
+    weights = copy.deepcopy(base.state_dict())
+    model = with_adapter_input(base, layout_of(base, [BRIEF, LONG]))
+    assert {path: type(item).__name__ for path, item in model.named_modules()} == before
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, weights[name])
+
+
+def test_both_factors_of_a_rank_reach_equally_far():
+    """So one grid of integers over the whole row keeps both: A is usually far larger than B."""
+    uneven = Adapter(
+        folder=Path("made"),
+        factors={
+            "layers.1.ffn_in": Factor(down=drawn(4, 32), up=drawn(64, 4, seed=1) * 1e-3, scale=2.0)
+        },
+    )
+    layout = layout_of(seeded(TinyTransformer), [uneven])
+    down, up = pack(uneven, layout).split([4 * 32, 64 * 4])
+    sizes = down.reshape(4, 32).abs().amax(1), up.reshape(64, 4).abs().amax(0)
+    torch.testing.assert_close(*sizes)
+    factor = uneven.factors["layers.1.ffn_in"]
+    torch.testing.assert_close(
+        up.reshape(64, 4) @ down.reshape(4, 32), 2.0 * factor.up @ factor.down
+    )

@@ -43,6 +43,11 @@ def units_around(operation, width):
     ("operation", "width", "units"),
     [
         (lambda x: functional.silu(x) + 1, 16, 16),
+        (functional.hardswish, 16, 16),
+        (nn.Hardswish(inplace=True), 16, 16),
+        (functional.logsigmoid, 16, 16),
+        (functional.rrelu, 16, 16),
+        (lambda x: functional.glu(x, 1), 8, 8),
         (lambda x: x * x.mean((2, 3), keepdim=True), 16, 16),
         (lambda x: torch.cat([x, x * 2], 1), 32, 16),
         (lambda x: torch.cat([x, -x[:, :8]], 1), 24, 16),

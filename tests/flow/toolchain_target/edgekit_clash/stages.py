@@ -108,6 +108,12 @@ def take_all_memory(request: StageRequest, out: Path, reporter: Reporter) -> Map
     return {"size": len(bytearray(1 << 60))}
 
 
+def fill_disk(request: StageRequest, out: Path, reporter: Reporter) -> Mapping[str, Any]:
+    """Writes where there is no room."""
+    Path("/dev/full").write_bytes(b"x" * 4096)
+    return {}
+
+
 def kill(request: StageRequest, out: Path, reporter: Reporter) -> Mapping[str, Any]:
     """Dies by a signal, after a good deal of printing."""
     print("x" * 1000, "last words", sep="\n", flush=True)

@@ -1,0 +1,91 @@
+"""The order of a strategy's steps: which orders cannot be, and why."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from edgekit.core.errors import StepError
+from edgekit.core.planned import PlannedStep
+from edgekit.core.strategy import ActsOn, Step, StepSpec
+
+# Steps after which the layers are others, or the model is another one.
+REPLACING = ("prune", "distil", "factorize")
+
+
+def check_kinds(steps: Iterable[Step], installed: Mapping[str, StepSpec], where: str) -> None:
+    """Refuse a step on the torch model after one on the exported graph, and a graph step twice.
+
+    Steps that would be skipped count too: what is legal must not hang on data or effort.
+    Raises: StepError saying which two steps, and why.
+    """
+    graph_step = ""
+    for step in steps:
+        spec = installed.get(step.name)
+        if spec is None:
+            continue
+        if spec.acts_on is ActsOn.GRAPH:
+            if step.name == graph_step:
+                raise StepError(
+                    f"{where}: step '{step.name}' stands twice, and the second would round what "
+                    "the first has rounded; once is enough: take one out, or give single layers "
+                    "other bits with 'overrides' in its settings"
+                )
+            graph_step = step.name
+        elif graph_step:
+            raise StepError(
+                f"{where}: step '{step.name}' changes the torch model, so it must come before "
+                f"'{graph_step}', which changes the exported graph; move it up"
+            )
+
+
+def check_results_are_used(
+    planned: Sequence[PlannedStep],
+    installed: Mapping[str, StepSpec],
+    where: str,
+    *,
+    has_student: bool,
+) -> None:
+    """Refuse a step that cannot use, or would throw away, what earlier steps made.
+
+    has_student: the workload has a student factory. Only steps that run count.
+    Raises: StepError saying which two steps, and why.
+    """
+    earlier: list[str] = []
+    for step in planned:
+        if not (step.is_run and installed[step.name].acts_on is ActsOn.MODULE):
+            continue
+        if step.name == "lora":
+            _check_adapter(step, earlier, where)
+        if step.name == "distil":
+            _check_student(step, earlier, where, has_student=has_student)
+        earlier.append(step.name)
+
+
+def _check_adapter(step: PlannedStep, earlier: Sequence[str], where: str) -> None:
+    adapter = step.settings.get("adapter", "")
+    replaced = next((name for name in earlier if name in REPLACING), "")
+    if adapter and replaced:
+        raise StepError(
+            f"{where}: step 'lora' merges the adapter '{adapter}', which was trained beside your "
+            f"own model's layers, and '{replaced}' has replaced them by then; move 'lora' before "
+            f"'{replaced}', or leave 'adapter' out to train a new one there"
+        )
+
+
+def _check_student(
+    step: PlannedStep, earlier: Sequence[str], where: str, *, has_student: bool
+) -> None:
+    kind = step.settings.get("student", "auto")
+    if kind == "factory" and not has_student:
+        raise StepError(
+            f"{where}: step 'distil' has student = \"factory\", and the workload has no student "
+            "factory; give it 'student': a function that makes the smaller model, or set student = "
+            '"made"'
+        )
+    is_new = kind in ("factory", "made") or (kind == "auto" and has_student)
+    if not (earlier and is_new):
+        return
+    origin = "is made of the float model" if kind == "made" else "comes from the workload's factory"
+    raise StepError(
+        f"{where}: step 'distil' starts from a student that {origin}, so what '{earlier[-1]}' made "
+        'before it would be thrown away; distil into that with student = "current" (--set '
+        "distil.student=current), move 'distil' first, or take one of the two out"
+    )

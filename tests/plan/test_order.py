@@ -1,0 +1,89 @@
+"""Orders of steps that cannot be are refused with the reason; the others stand."""
+
+import pytest
+
+from edgekit.compress import DISTIL, FACTORIZE, LORA, PRUNE, SPARSIFY, TRAIN
+from edgekit.core.errors import StepError
+from edgekit.core.strategy import Step
+from edgekit.plan.strategy import Wishes, make_strategy
+from tests.plan.builders import INSTALLED, facts, profile, target
+
+SPECS = {spec.name: spec for spec in (DISTIL, FACTORIZE, LORA, PRUNE, SPARSIFY, TRAIN)}
+UNTRAINED = {"recover": {"epochs": 0}}
+
+
+def step(name, **settings):
+    return Step(name=name, settings=settings)
+
+
+QUANTIZE = step("quantize", precision="int8")
+
+
+def plan(*steps, effort="standard", conditions=("training data",)):
+    wishes = Wishes(conditions=frozenset(conditions), effort=effort)
+    installed = {"quantize": INSTALLED["quantize"], **SPECS}
+    return make_strategy(facts(), profile(steps=steps), target(), installed, wishes)
+
+
+@pytest.mark.parametrize("effort", ["quick", "standard"])
+def test_a_step_on_the_model_after_quantization_is_refused_whether_or_not_it_would_run(effort):
+    with pytest.raises(StepError, match=r"dev: step 'prune' .* must come before 'quantize'"):
+        plan(QUANTIZE, step("prune"), effort=effort)
+
+
+def test_quantization_twice_is_refused():
+    with pytest.raises(StepError, match="'quantize' stands twice, and the second would round"):
+        plan(QUANTIZE, step("quantize", precision="int4"))
+
+
+@pytest.mark.parametrize("name", ["prune", "factorize", "distil"])
+def test_an_adapter_of_the_users_own_layers_is_refused_after_they_were_replaced(name):
+    with pytest.raises(StepError, match=f"'{name}' has replaced them by then; move 'lora' before"):
+        plan(step(name), step("lora", adapter="folder"), QUANTIZE)
+
+
+def test_an_adapter_before_pruning_and_a_new_one_after_it_are_both_legal():
+    first = plan(step("lora", adapter="folder"), step("prune"), QUANTIZE)
+    second = plan(step("prune"), step("lora", rank=2), QUANTIZE)
+    assert [len(first.skipped), len(second.skipped)] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "conditions"),
+    [
+        ({"student": "made"}, ("training data",)),
+        ({}, ("training data", "student")),
+        ({"student": "factory"}, ("training data", "student")),
+    ],
+)
+def test_a_new_student_that_throws_away_what_was_pruned_is_refused(settings, conditions):
+    with pytest.raises(StepError, match=r"what 'prune' made before it would be thrown away"):
+        plan(step("prune"), step("distil", **settings), QUANTIZE, conditions=conditions)
+
+
+def test_the_pruned_model_may_be_the_student_even_where_there_is_a_factory():
+    steps = (step("prune"), step("distil", student="current"), QUANTIZE)
+    assert plan(*steps, conditions=("training data", "student")).skipped == ()
+
+
+def test_a_step_that_is_skipped_makes_nothing_that_could_be_thrown_away():
+    steps = (step("prune"), step("distil", student="made"), QUANTIZE)
+    assert [item.name for item in plan(*steps, effort="quick").skipped] == ["prune", "distil"]
+
+
+def test_a_factory_that_the_workload_does_not_have_is_missed_before_any_work():
+    with pytest.raises(StepError, match="the workload has no student factory; give it 'student'"):
+        plan(step("distil", student="factory"), QUANTIZE)
+
+
+def test_any_order_on_the_model_that_makes_sense_is_legal():
+    steps = (
+        step("prune", **UNTRAINED),
+        step("factorize", **UNTRAINED),
+        step("train", epochs=1),
+        step("sparsify"),
+        step("distil"),
+        step("prune", ratio=0.1),
+        QUANTIZE,
+    )
+    assert [item.name for item in plan(*steps).steps] == [item.name for item in steps]
