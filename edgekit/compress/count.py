@@ -10,12 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from edgekit.compress.bench import Bench
 from edgekit.compress.example import Example, bench_example, slow_attention
 from edgekit.compress.judge import restore_modes, training_modes
-from edgekit.plan.container import UNSTRIPPED_FILE_BYTES, UNSTRIPPED_LAYER_BYTES
+from edgekit.plan.container import STUDENT_FILE_BYTES, STUDENT_LAYER_BYTES
 
 aten = torch.ops.aten
-
-# What a container (.tflite, .onnx) adds to the weights.
-CONTAINER_BYTES, LAYER_BYTES = UNSTRIPPED_FILE_BYTES, UNSTRIPPED_LAYER_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +31,7 @@ class Count:
 
     def artifact_bytes(self, bits: int = 32) -> int:
         """About how large a file is whose weights have so many bits each. Estimated."""
-        return self.parameters * bits // 8 + CONTAINER_BYTES + LAYER_BYTES * self.layers
+        return self.parameters * bits // 8 + STUDENT_FILE_BYTES + STUDENT_LAYER_BYTES * self.layers
 
 
 def count(model: nn.Module, bench: Bench) -> Count:

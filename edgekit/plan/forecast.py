@@ -12,7 +12,7 @@ from typing import Any
 
 from edgekit.core.facts import ModelFacts
 from edgekit.core.strategy import PlannedStep
-from edgekit.plan.container import UNSTRIPPED_FILE_BYTES, UNSTRIPPED_LAYER_BYTES
+from edgekit.plan.container import STUDENT_FILE_BYTES, STUDENT_LAYER_BYTES
 from edgekit.plan.forecast_prune import pruned
 from edgekit.plan.foreseen import Forecast, droppable, middle, ranged
 from edgekit.plan.narrowing import scaled, split, without_blocks
@@ -109,7 +109,7 @@ def _made(settings: Settings, facts: ModelFacts) -> Forecast:
 def _room(settings: Settings, facts: ModelFacts, shallow: ModelFacts) -> float:
     """The share of a shallower model that fits the budget."""
     if settings.get("student_bytes"):
-        container = UNSTRIPPED_FILE_BYTES + UNSTRIPPED_LAYER_BYTES * len(shallow.layers)
+        container = STUDENT_FILE_BYTES + STUDENT_LAYER_BYTES * len(shallow.layers)
         room = max(0.0, settings["student_bytes"] - container)
         return float(room * 8 / settings.get("student_bits", 32) / max(1, shallow.parameters))
     if settings.get("student_macs"):

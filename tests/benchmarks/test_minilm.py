@@ -26,7 +26,7 @@ def test_a_small_model_is_cut_taught_built_and_measured(tmp_path, data_dir, monk
     # By hand, of a layer of width 40 with 10 heads of 4 and 80 neurons: 7 heads and 48 neurons
     # stay, and 2 of 4 layers.
     dense, cut = layer_parameters(heads=10, neurons=80), layer_parameters(heads=7, neurons=48)
-    assert sizes["float"] - sizes["prune"] == 4 * dense - 2 * cut
+    assert sizes["float model"] - sizes["prune"] == 4 * dense - 2 * cut
     assert sizes["distil"] == sizes["prune"]
     assert -1 <= record.figures["metric_compressed"].value <= 1
     assert record.latency[0].figures["latency_ratio"].value > 0

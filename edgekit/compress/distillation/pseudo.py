@@ -53,7 +53,7 @@ def confident_labels(found: PseudoLabels, threshold: float) -> Labels:
     if not (kept != IGNORED_LABEL).any():
         raise StepError(
             f"distil: no pseudo-label of {kept.size} has a confidence of {threshold:g}; the highest"
-            f" is {float(found.confidences.max()):.3g}: lower 'confidence', or set "
+            f" is {float(found.confidences.max()):.7g}: lower 'confidence', or set "
             "pseudo_label_weight to 0"
         )
     return kept

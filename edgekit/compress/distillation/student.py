@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from edgekit.compress.bench import Bench
 from edgekit.compress.count import count
 from edgekit.compress.example import bench_example, calibration_examples
+from edgekit.compress.pruning.channels import Pruned
 from edgekit.compress.pruning.shrink import shrink_to
 from edgekit.compress.training.batches import stream_seed
 from edgekit.compress.training.loss_checks import check_outputs_match
@@ -135,18 +136,15 @@ def _from_factory(bench: Bench) -> nn.Module:
 
 def _made(settings: Distil, bench: Bench, reporter: Reporter) -> Student:
     """The teacher, narrowed and thinned to what the settings allow."""
-    has_limit = settings.student_bytes > 0 or settings.student_macs > 0
-    whole = count(bench.teacher, bench).parameters
-    found = shrink_to(
-        _trainable_teacher(bench),
-        bench_example(bench),
-        parameters=0 if has_limit else max(1, int(whole * settings.student_ratio)),
-        macs=settings.student_macs,
-        bytes=settings.student_bytes,
-        bits=settings.student_bits,
-        multiple=bench.channel_multiple,
-        calibration=calibration_examples(bench, _CALIBRATION_BATCHES, _CALIBRATION_SAMPLES),
-    )
+    try:
+        found = _shrunk(settings, bench)
+    except StepError as error:
+        limits = ("student_bytes", "student_macs", "student_ratio")
+        name = next(item for item in limits if getattr(settings, item))
+        raise StepError(
+            f"distil: {name} is {getattr(settings, name)}: {str(error).removeprefix('shrink: ')}; "
+            f"set another {name}, or give the workload a student factory"
+        ) from error
     for note in found.notes:
         reporter.note(f"student: {note}")
     reporter.note(
@@ -157,6 +155,21 @@ def _made(settings: Distil, bench: Bench, reporter: Reporter) -> Student:
     facts = {"dropped_layers": list(found.dropped), "rewritten": list(found.rewritten)}
     masks = _zeros_of(found.model) if bench.masks else {}
     return Student(model=found.model, kind="made", masks=masks, facts=facts)
+
+
+def _shrunk(settings: Distil, bench: Bench) -> Pruned:
+    has_limit = settings.student_bytes > 0 or settings.student_macs > 0
+    whole = count(bench.teacher, bench).parameters
+    return shrink_to(
+        _trainable_teacher(bench),
+        bench_example(bench),
+        parameters=0 if has_limit else max(1, int(whole * settings.student_ratio)),
+        macs=settings.student_macs,
+        bytes=settings.student_bytes,
+        bits=settings.student_bits,
+        multiple=bench.channel_multiple,
+        calibration=calibration_examples(bench, _CALIBRATION_BATCHES, _CALIBRATION_SAMPLES),
+    )
 
 
 def _trainable_teacher(bench: Bench) -> nn.Module:

@@ -10,13 +10,14 @@ from typing import Any
 
 from torch import nn
 
-from edgekit.compress.count import CONTAINER_BYTES, LAYER_BYTES, Count, count_run
+from edgekit.compress.count import Count, count_run
 from edgekit.compress.example import Example, as_example
 from edgekit.compress.pruning.channels import Aim, Pruned, prune_found, refuse_unchanged
 from edgekit.compress.pruning.depth import Block, droppable, find_blocks, without_blocks
 from edgekit.compress.pruning.prunable import Prunable, find_prunable
 from edgekit.core.errors import StepError
 from edgekit.core.steps.prune import Goal, Importance, Prune
+from edgekit.plan.container import STUDENT_FILE_BYTES, STUDENT_LAYER_BYTES
 
 _DEPTHS = 8
 
@@ -50,11 +51,12 @@ class Budget:
         found: dict[Goal, float] = {"macs": self.macs} if self.macs else {}
         parameters = [float(self.parameters)] if self.parameters else []
         if self.bytes:
-            room = self.bytes - CONTAINER_BYTES - LAYER_BYTES * layers
+            container = STUDENT_FILE_BYTES + STUDENT_LAYER_BYTES * layers
+            room = self.bytes - container
             if room <= 0:
                 raise StepError(
                     f"shrink: {self.bytes:,} bytes hold no {layers} layers: a file needs about "
-                    f"{CONTAINER_BYTES + LAYER_BYTES * layers:,} for them before any weight"
+                    f"{container:,} for them before any weight"
                 )
             parameters.append(room * 8 / self.bits)
         return found | ({"parameters": min(parameters)} if parameters else {})
@@ -107,7 +109,8 @@ def shrink_to(  # noqa: PLR0913  # limits are told apart by their names
         found = ways.best(blocks)
     if found is None:
         raise StepError(
-            f"shrink: {budget} are out of reach, even with {len(blocks)} layers gone: {ways.reason}"
+            f"shrink: {budget} are out of reach, even with {len(blocks)} layers gone: "
+            + ways.reason.removeprefix("shrink: ")
         )
     refuse_unchanged(found, settings)
     return replace(found, before=now)

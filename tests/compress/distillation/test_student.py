@@ -74,6 +74,19 @@ def test_a_factory_must_make_a_module(digits, checkpoints):
         choose_student(Distil(), bench, SILENT)
 
 
+def test_a_size_that_no_made_student_can_have_is_told_with_its_setting(digits, checkpoints):
+    bench = cnn_bench(digits, checkpoints)
+    asked = Distil(student="made", student_bytes=200)
+    with pytest.raises(
+        StepError, match=r"^distil: student_bytes is 200: 200 bytes are out of"
+    ) as e:
+        choose_student(asked, bench, SILENT)
+    assert "shrink:" not in str(e.value)
+    assert str(e.value).endswith(
+        "set another student_bytes, or give the workload a student factory"
+    )
+
+
 def test_a_student_that_is_larger_than_its_teacher_is_refused(digits, checkpoints):
     bench = cnn_bench(digits, checkpoints, student=lambda: TinyCnn(20))
     ours, theirs = (

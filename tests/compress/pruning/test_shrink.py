@@ -52,8 +52,8 @@ def test_student_is_within_its_bytes_with_its_container():
 
 
 def test_few_bytes_take_layers_and_not_width_alone():
-    """A layer costs 875 bytes whatever its width, so a tight file cannot keep them all."""
-    student = shrunk("residual", bytes=15_000, bits=4)
+    """A layer costs 650 bytes whatever its width, so a tight file cannot keep them all."""
+    student = shrunk("residual", bytes=9_000, bits=4)
     assert len(student.dropped) == 2
     assert student.after.layers < student.before.layers
 
@@ -79,7 +79,7 @@ def test_channel_counts_are_multiples():
         ({}, "the budget is none"),
         ({"parameters": 10**9}, "nothing to shrink"),
         ({"parameters": 50}, "50 parameters are out of reach"),
-        ({"bytes": 5_000}, "out of reach.*a file needs about"),
+        ({"bytes": 4_000}, "out of reach.*a file needs about"),
     ],
 )
 def test_budgets_that_make_no_student_are_errors(budget, message):
