@@ -1,4 +1,4 @@
-"""Fashion-MNIST, and the ResNet-20 that is taught on it: what all cells of this benchmark share."""
+"""Fashion-MNIST, and a ResNet-20 taught on it: what this benchmark and examples/fashion share."""
 
 import os
 from pathlib import Path
@@ -78,21 +78,21 @@ def data_folder() -> Path:
     return Path(os.environ.get("EDGEKIT_DATA", default))
 
 
-def training_images() -> Samples:
-    """58,000 images for training."""
-    images, labels = _read("fashion_mnist_train.npz")
+def training_images(folder: Path | None = None) -> Samples:
+    """58,000 images for training. folder: of the data; None takes ``data_folder()``."""
+    images, labels = _read("fashion_mnist_train.npz", folder)
     return images[SELECTION:], labels[SELECTION:]
 
 
-def selection_images() -> Samples:
+def selection_images(folder: Path | None = None) -> Samples:
     """2,000 of the training images, kept apart."""
-    images, labels = _read("fashion_mnist_train.npz")
+    images, labels = _read("fashion_mnist_train.npz", folder)
     return images[:SELECTION], labels[:SELECTION]
 
 
-def evaluation_images() -> Samples:
+def evaluation_images(folder: Path | None = None) -> Samples:
     """The 5,000 dev images, 500 a class."""
-    return _read("fashion_mnist_test_dev5000.npz")
+    return _read("fashion_mnist_test_dev5000.npz", folder)
 
 
 def pairs(samples: Samples) -> list[tuple[NDArray[np.uint8], int]]:
@@ -107,6 +107,6 @@ def teacher() -> nn.Module:
     return model.eval()
 
 
-def _read(name: str) -> Samples:
-    with np.load(data_folder() / name) as archive:
+def _read(name: str, folder: Path | None) -> Samples:
+    with np.load((folder or data_folder()) / name) as archive:
         return archive["images"], archive["labels"].astype(np.int64)

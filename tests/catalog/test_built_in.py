@@ -126,7 +126,7 @@ def test_best_practice_by_default():
     assert limits_of("edge-server")["latency_ratio"].bound == 1.05
     assert limits_of("edge-server")["metric_drop"].bound == 0.5
     assert [step.name for step in built_in("embedded").steps] == ["prune", "distil", "quantize"]
-    assert built_in("embedded").steps[0].settings["ratio"] == 0.8
+    assert built_in("embedded").steps[0].settings["ratio"] == 0.92
 
 
 @pytest.mark.parametrize("name", PROFILES)
