@@ -124,7 +124,7 @@ def toolchain_remove(name: str, *, is_json: bool) -> None:
 
 @click.group("cache", context_settings=CONTEXT)
 def cache_command() -> None:
-    """Look after the results of finished stages, and checkpoints of unfinished ones.
+    """Look after results of finished stages and checkpoints of unfinished ones.
 
     A later build reuses them where nothing that goes into them has changed. The folder is
     EDGEKIT_CACHE, or edgekit in your cache folder.

@@ -51,7 +51,11 @@ COMMANDS = {
     "unpack": Entry("Bundles", "bundle", "Unpack a bundle's zip into a folder."),
     "doctor": Entry("Environment", "environment", "Say what is installed and what is missing."),
     "toolchain": Entry("Environment", "environment", "Manage environments of single targets."),
-    "cache": Entry("Environment", "environment", "Look after the results of finished stages, and checkpoints of unfinished ones."),
+    "cache": Entry(
+        "Environment",
+        "environment",
+        "Look after results of finished stages and checkpoints of unfinished ones.",
+    ),
     "completion": Entry("Environment", "start", "Print the completion script of a shell."),
 }
 
