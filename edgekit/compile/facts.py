@@ -100,7 +100,7 @@ def _layers(program: ExportedProgram, batch: int) -> Iterator[LayerFact]:
         yield LayerFact(
             module_path=_module_of(node, sources),
             kind=kind,
-            weight_shape=weights[_main(sources, weights)],
+            weight_shape=_weight_shape(node, kind, weights, sources),
             parameters=sum(math.prod(weights[name]) for name in sources),
             macs=_layer_macs(node, kind, weights, sources) // batch,
         )
@@ -119,6 +119,16 @@ def _weighted_calls(program: ExportedProgram) -> Iterator[tuple[Node, LayerKind,
 
 def _main(sources: list[str], weights: Mapping[str, tuple[int, ...]]) -> str:
     return max(sources, key=lambda name: len(weights[name]))
+
+
+def _weight_shape(
+    node: Node, kind: LayerKind, weights: Mapping[str, tuple[int, ...]], sources: list[str]
+) -> tuple[int, ...]:
+    found = weights[_main(sources, weights)]
+    if len(found) > 1 or kind == "recurrent":
+        return found
+    # Only the bias is a parameter: the weight is computed at each call (weight norm, a mask).
+    return _shape(node.all_input_nodes[2 if short_name(node) == "addmm" else 1])
 
 
 def _module_of(node: Node, sources: list[str]) -> str:
@@ -171,7 +181,7 @@ def _layer_macs(
     if kind == "recurrent":
         steps = math.prod(_shape(node.all_input_nodes[0])[:-1])
         return steps * sum(math.prod(weights[name]) for name in sources if len(weights[name]) > 1)
-    weight = max((weights[name] for name in sources), key=len)
+    weight = _weight_shape(node, kind, weights, sources)
     if "transpose" in short_name(node):
         return math.prod(_shape(node.all_input_nodes[0])) * math.prod(weight[1:])
     if kind in ("conv", "depthwise"):

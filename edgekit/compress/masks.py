@@ -31,6 +31,11 @@ def copy_model(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model)
 
 
+def has_masks(model: nn.Module) -> bool:
+    """Whether ``torch.nn.utils.prune`` computes weights of a model from masks."""
+    return any(_pruned_names(module) for module in model.modules())
+
+
 def bake_masks(model: nn.Module) -> dict[str, Tensor]:
     """Make masked weights plain weights with zeros, in place; the masks by parameter name.
 

@@ -94,7 +94,7 @@ def capture_model(source: Source, work: Path, listener: Listener) -> Model:
         from edgekit.compile.capture import capture  # noqa: PLC0415
 
         workload = source.workload if adapted is None else adapted.workload
-        captured = capture(workload, folder, reporter)
+        captured = capture(_unmasked(workload), folder, reporter)
         facts, contract = captured.facts, captured.contract
     else:
         graph = capture_graph(source, folder, reporter)
@@ -126,6 +126,22 @@ def _adapt(source: Source, work: Path) -> "Adapted | None":
     from edgekit.flow.adapting import adapt  # noqa: PLC0415
 
     return adapt(source.workload, work)
+
+
+def _unmasked(workload: Workload) -> Workload:
+    """The same, where masks of ``torch.nn.utils.prune`` are zeros in plain weights.
+
+    With masks each call would compute its weights, in the artifact and in every count of it.
+    """
+    from torch import nn  # noqa: PLC0415
+
+    from edgekit.compress.masks import bake_masks, copy_model, has_masks  # noqa: PLC0415
+
+    if not (isinstance(workload.model, nn.Module) and has_masks(workload.model)):
+        return workload
+    plain = copy_model(workload.model)
+    bake_masks(plain)
+    return replace(workload, model=plain)
 
 
 def write_data(

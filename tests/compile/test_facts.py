@@ -95,6 +95,21 @@ def test_other_layers_are_known(model, inputs, kind, macs):
     assert (layer.kind, layer.macs) == (kind, macs)
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize(
+    ("model", "inputs", "macs"),
+    [
+        (nn.Linear(6, 4), torch.zeros(1, 6), 6 * 4),
+        (nn.Conv2d(2, 4, 3), torch.zeros(1, 2, 5, 5), 3 * 3 * 4 * 2 * 9),
+    ],
+)
+def test_a_layer_whose_weight_is_computed_counts_as_any_other(model, inputs, macs):
+    with_norm = nn.utils.parametrizations.weight_norm(model).eval()
+    facts = facts_of(torch.export.export(with_norm, (inputs,)), batch=1)
+    assert [layer.weight_shape for layer in facts.layers] == [tuple(model.weight.shape)]
+    assert facts.macs == macs
+
+
 def test_peak_memory_is_that_of_the_widest_moment():
     class Chain(nn.Module):
         def forward(self, x):

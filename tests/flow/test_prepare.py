@@ -1,10 +1,12 @@
 """From a workload to a captured model and checked data on disk."""
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from torch import nn
+from torch.nn.utils import prune
 
 import edgekit
 from edgekit.core.errors import OutputError, WorkloadError
@@ -114,6 +116,23 @@ def test_the_same_model_has_the_same_digest_and_another_has_not(tmp_path):
         digests.append(capture(given, folder).facts.digest)
     assert digests[0] == digests[1] != digests[2]
     assert len(digests[0]) == len(hashlib.sha256().hexdigest())
+
+
+def test_a_model_with_masks_is_captured_as_one_with_plain_zeros(tmp_path):
+    facts = []
+    for name in ("plain", "masked"):
+        (tmp_path / name).mkdir()
+        model = nn.Sequential(nn.Flatten(), nn.Linear(144, 4)).eval()
+        nn.init.constant_(model[1].weight, 0.5)
+        if name == "masked":
+            prune.random_unstructured(model[1], "weight", amount=0.4)
+        given = workload(model=model)
+        source = Source(workload=given, format="torch", digest="", origin=name)
+        facts.append(capture_model(source, tmp_path / name, ignore).facts)
+        assert hasattr(model[1], "weight_mask") == (name == "masked")
+    plain, masked = facts
+    assert masked.digest != plain.digest
+    assert replace(masked, digest="") == replace(plain, digest="")
 
 
 def test_labels_that_are_not_as_many_as_scores_are_refused(tmp_path):

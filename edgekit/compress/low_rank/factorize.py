@@ -145,7 +145,7 @@ def spectra(
         groups = list(in_groups({path: sides_of(item) for path, item in chosen.items()}))
     found: dict[str, Decomposition] = {}
     for number, group in enumerate(groups):
-        reporter.progress(f"factorize: {len(group)} layers", number / len(groups))
+        reporter.progress(f"{len(group)} layers", number / len(groups))
         seen = observe(bench, bench.model, group, batches=0 if settings.is_whitened else 1)
         for path in group:
             if path in seen:

@@ -83,7 +83,7 @@ def measured_sensitivities(
     wanted = [_outputs(bench, model, inputs) for inputs in batches]
     found: dict[str, float] = {}
     for number, (path, item) in enumerate(taken_apart.items()):
-        reporter.progress(f"factorize: sensitivity of {path}", number / len(taken_apart))
+        reporter.progress(f"sensitivity of {path}", number / len(taken_apart))
         hull = options(item, bench.channel_multiple)
         ranks = hull[len(hull) // 2].ranks
         lost = item.lost(ranks) if ranks is not None else 0.0

@@ -133,7 +133,7 @@ class _Pruning:
         """Cut, measure, train, measure."""
         began, name = time.monotonic(), f"round {number + 1}"
         total = len(self._shares)
-        self._reporter.progress(f"prune: {name} of {total}", number / total)
+        self._reporter.progress(f"{name} of {total}", number / total)
         if self._units:
             pruned = self._cut(before, self._shares[number], initial)
             model, masks, facts = pruned.model, pruned.masks, _facts(pruned, before)
@@ -248,7 +248,7 @@ class _Pruning:
     def _note(self, message: str) -> None:
         if message not in self._told:
             self._told.add(message)
-            self._reporter.note(f"prune: {message}")
+            self._reporter.note(message)
 
 
 def _facts(pruned: Pruned, before: Round) -> dict[str, object]:
