@@ -48,15 +48,18 @@ def check_results_are_used(
     has_student: the workload has a student factory. Only steps that run count.
     Raises: StepError saying which two steps, and why.
     """
-    earlier: list[str] = []
+    earlier: list[PlannedStep] = []
     for step in planned:
         if not (step.is_run and installed[step.name].acts_on is ActsOn.MODULE):
             continue
+        names = [item.name for item in earlier]
         if step.name == "lora":
-            _check_adapter(step, earlier, where)
+            _check_adapter(step, names, where)
+        if step.name == "factorize":
+            _check_dense(earlier, where)
         if step.name == "distil":
-            _check_student(step, earlier, where, has_student=has_student)
-        earlier.append(step.name)
+            _check_student(step, names, where, has_student=has_student)
+        earlier.append(step)
 
 
 def _check_adapter(step: PlannedStep, earlier: Sequence[str], where: str) -> None:
@@ -68,6 +71,18 @@ def _check_adapter(step: PlannedStep, earlier: Sequence[str], where: str) -> Non
             f"own model's layers, and '{replaced}' has replaced them by then; move 'lora' before "
             f"'{replaced}', or leave 'adapter' out to train a new one there"
         )
+
+
+def _check_dense(earlier: Sequence[PlannedStep], where: str) -> None:
+    for step in earlier:
+        # A pattern leaves layers dense that it does not fit.
+        is_all = not (step.settings.get("ignore") or step.settings.get("pattern"))
+        if step.name == "sparsify" and is_all:
+            raise StepError(
+                f"{where}: step 'factorize' comes after 'sparsify', whose zeros are in every layer "
+                "and would not stay in its factors; move 'factorize' before 'sparsify', or name "
+                "the layers to factorize in the 'ignore' of 'sparsify'"
+            )
 
 
 def _check_student(

@@ -48,6 +48,14 @@ def test_an_adapter_before_pruning_and_a_new_one_after_it_are_both_legal():
     assert [len(first.skipped), len(second.skipped)] == [0, 0]
 
 
+def test_layers_full_of_zeros_cannot_be_factorized_and_those_left_dense_can():
+    zeros, factors = step("sparsify"), step("factorize", **UNTRAINED)
+    with pytest.raises(StepError, match="'factorize' comes after 'sparsify', whose zeros are in"):
+        plan(zeros, factors, QUANTIZE)
+    assert plan(factors, zeros, QUANTIZE).skipped == ()
+    assert plan(step("sparsify", ignore=("head",)), factors, QUANTIZE).skipped == ()
+
+
 @pytest.mark.parametrize(
     ("settings", "conditions"),
     [
