@@ -58,6 +58,7 @@ def samples(count, seed):
 
 
 @cache
+@torch.enable_grad()  # whoever asks first
 def network():
     """The trained network, with two outputs; the same weights on every call of one machine."""
     threads = torch.get_num_threads()
