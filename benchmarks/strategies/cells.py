@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.builds.cell import Cell, at_most
 
 HERE = Path(__file__).parent
-WORKLOAD = str(HERE / "workload.py")
+WORKLOAD = str(HERE.parents[1] / "examples" / "fashion" / "workload.py")
 TEACHER_TOP_1_PERCENT = 93.62
 # Of the teacher's float file.
 PHONE_SHARE, PHONE_DROP_POINTS = 1 / 12, 0.5

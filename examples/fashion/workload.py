@@ -3,18 +3,13 @@
     edgekit build examples/fashion/workload.py --device phone --effort standard --arg data=FOLDER
 
 FOLDER holds the images as npz files with arrays of uint8 pixels (N, 28, 28) and labels; see
-README.md beside this file. The network and its weights are those of benchmarks/strategies.
+README.md beside this file. benchmarks/strategies builds it for every profile.
 """
 
 import os
-import sys
 from pathlib import Path
 
-import edgekit
-
-sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks" / "strategies"))
-
-from fashion import (  # the line above says where it is
+from fashion import (
     CALIBRATION,
     LABELS,
     evaluation_images,
@@ -24,6 +19,8 @@ from fashion import (  # the line above says where it is
     teacher,
     training_images,
 )
+
+import edgekit
 
 DEFAULT_DATA = os.environ.get("EDGEKIT_DATA", "../shared/data")
 

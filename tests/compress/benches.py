@@ -214,7 +214,12 @@ def call(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def fit(model: nn.Module, data: Digits, *, epochs: int = 6, seed: int = 0) -> nn.Module:
-    """A plain torch loop that has nothing of edgekit: AdamW, 1e-2, batches of 64; in eval mode."""
+    """A plain torch loop that has nothing of edgekit: AdamW, 1e-2, batches of 64; in eval mode.
+
+    On one thread: with another number the sums, and after epochs the whole network, are others.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     rows = next(iter(data.training.batches(data.training.count)))
     inputs, labels = torch.from_numpy(rows["image"]), torch.from_numpy(rows[TARGET]).long()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
@@ -228,6 +233,7 @@ def fit(model: nn.Module, data: Digits, *, epochs: int = 6, seed: int = 0) -> nn
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
+    torch.set_num_threads(threads)
     return model.eval()
 
 

@@ -133,8 +133,7 @@ def test_whitening_loses_less_at_the_same_ranks(wide_mlp, wide_cnn, digits, chec
         with torch.no_grad():
             wanted = float_model(images)
             errors[is_whitened] = ((model(images) - wanted).norm() / wanted.norm()).item()
-    # The network that is fitted differs with the number of threads: 0.73 and 0.81 were seen.
-    assert errors[True] < 0.9 * errors[False]
+    assert errors[True] < 0.8 * errors[False]
 
 
 def test_a_bias_takes_up_the_mean_of_what_is_lost(digits, checkpoints):

@@ -1,4 +1,4 @@
-"""Fashion-MNIST, and a ResNet-20 taught on it: what this benchmark and examples/fashion share."""
+"""Fashion-MNIST, and the ResNet-20 that ``teacher.py`` trains on it."""
 
 import os
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""Train the teacher of this benchmark: a ResNet-20 (272,186 parameters) on Fashion-MNIST.
+"""Train the teacher of this example: a ResNet-20 (272,186 parameters) on Fashion-MNIST.
 
-    EDGEKIT_DATA=FOLDER python benchmarks/strategies/teacher.py [--epochs N] [--work FOLDER]
+    EDGEKIT_DATA=FOLDER python examples/fashion/teacher.py [--epochs N] [--work FOLDER]
 
 About 3 minutes an epoch on two idle cores. A run that was stopped goes on where it was. Writes
 ``teacher.safetensors`` beside this file; prints its sha256 and its top-1 on the 5,000 dev images.
