@@ -8,7 +8,7 @@ once, serves every adapter. Applied right before capture, as the result is no pl
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from edgekit.compress.low_rank.adapter_files import Adapter
 from edgekit.compress.thin_layers import is_transposed, matrix_of
 from edgekit.core.errors import StepError
+
+Base = TypeVar("Base", bound=nn.Module)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,8 +128,7 @@ def with_adapter_input(model: nn.Module, layout: Layout) -> nn.Module:
     for place in layout.places:
         _adapt_(model.get_submodule(place.path), place, row)
     with_input = copy.copy(model)
-    _derive_(with_input, _TakesRow)
-    with_input._adapter_row = row  # type: ignore[assignment]  # noqa: SLF001  # a class of ours now
+    _derive_(with_input, _TakesRow).edgekit_row = row
     return with_input
 
 
@@ -141,25 +142,26 @@ class _Row:
 
 
 def _adapt_(layer: nn.Module, place: Place, row: _Row) -> None:
-    _derive_(layer, _AddsProduct)
-    layer._adapter_place, layer._adapter_row = place, row  # type: ignore[assignment]  # noqa: SLF001
+    derived = _derive_(layer, _AddsProduct)
+    derived.edgekit_place, derived.edgekit_row = place, row
 
 
-def _derive_(module: nn.Module, base: type[nn.Module]) -> None:
+def _derive_(module: nn.Module, base: type[Base]) -> Base:
     """Put a class before the module's own; it keeps the name, which names tensors in a .tflite."""
     kind = type(module)
     module.__class__ = type(kind.__name__, (base, kind), {"__module__": kind.__module__})
+    return cast(Base, module)
 
 
 class _AddsProduct(nn.Module):
     """Stands before the class of a linear layer, and adds the product of two factors."""
 
-    _adapter_place: Place
-    _adapter_row: _Row
+    edgekit_place: Place
+    edgekit_row: _Row
 
     def forward(self, value: Tensor) -> Tensor:
         """The layer, and its change. Shapes: (batch, ..., in) -> (batch, ..., out)."""
-        row, place = self._adapter_row.value, self._adapter_place
+        row, place = self.edgekit_row.value, self.edgekit_place
         if row is None:
             raise AssertionError(place.path)  # only _TakesRow calls the model
         down, up = _parts(place, row)
@@ -174,16 +176,16 @@ class _AddsProduct(nn.Module):
 class _TakesRow(nn.Module):
     """Stands before the class of a model, and has the row ready for its layers."""
 
-    _adapter_row: _Row
+    edgekit_row: _Row
 
     def forward(self, *values: Tensor) -> Any:
         """What the model gives. Shapes: the inputs in order, then (batch, size of the layout)."""
         *given, row = values
-        self._adapter_row.value = row
+        self.edgekit_row.value = row
         try:
             return super().forward(*given)
         finally:
-            self._adapter_row.value = None
+            self.edgekit_row.value = None
 
 
 def _parts(place: Place, row: Tensor) -> tuple[Tensor, Tensor]:
