@@ -14,6 +14,7 @@ from edgekit.compile.litert_islands import adapter_operators, float_islands, nam
 from edgekit.core.errors import StepError
 from edgekit.core.steps.patterns import compiled_pattern
 from edgekit.core.strategy import Activations, Override, Quantize
+from edgekit.graph.grid import is_on_grid
 from edgekit.graph.model import Graph, Operator, Subgraph
 from edgekit.graph.weights import WeightLayer, weight_layers
 
@@ -35,7 +36,8 @@ class LayerRecipe:
     """One operator with a weight, and how it is to be stored.
 
     operator: LiteRT's name of it. scope: the names of its outputs as ai-edge-quantizer joins them.
-    bits: 0 leaves it float, 16 is float16. block_size: 0 is a scale for each channel.
+    bits: 0 leaves it float, 16 is float16. block_size: 0 is a scale for each channel. is_on_grid:
+    the weights are whole steps already, as training with rounding leaves them.
     """
 
     layer: str
@@ -44,6 +46,7 @@ class LayerRecipe:
     bits: Bits
     activations: Activations
     block_size: int = 0
+    is_on_grid: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,6 +204,7 @@ def _layer(
         bits=bits,
         activations="none" if bits in (0, 16) else activations,
         block_size=block_size,
+        is_on_grid=bits == 4 and is_on_grid(graph.constant_array(item.tensor.index), bits),
     )
 
 

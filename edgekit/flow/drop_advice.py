@@ -63,12 +63,28 @@ def _remedy_of(step: str, plan: Plan) -> str:
     name = step.partition(" ")[0]  # the second "prune" is "prune 2"
     if name == QUANTIZE:
         quantize = plan.quantize
-        return BY_PRECISION.get(quantize.precision if quantize else "", "see the audit")
+        precision = quantize.precision if quantize else ""
+        rounded = _rounded_training(plan) if precision != "fp16" else ""
+        return rounded + BY_PRECISION.get(precision, "see the audit")
     settings = next(
         (item.settings for item in plan.strategy.steps if item.name == name and item.is_run), {}
     )
     parts = _REMEDIES[name](settings) if name in _REMEDIES else ()
     return ", or ".join(parts) or f"milder settings of '{name}' (--set {name}.KEY=VALUE)"
+
+
+def _rounded_training(plan: Plan) -> str:
+    """How a step that trains could see weights as they will be stored, where none does."""
+    places = {"distil": ("train",), "train": ()}
+    for step in reversed(plan.strategy.steps):
+        if step.is_run and step.name in places:
+            table: Mapping[str, Any] = step.settings
+            for key in places[step.name]:
+                table = table.get(key, {})
+            path = ".".join((step.name, *places[step.name], "rounding.precision"))
+            is_rounded = table.get("rounding", {}).get("precision", "none") != "none"
+            return "" if is_rounded else f"train with rounded weights (--set {path}=auto), or "
+    return ""
 
 
 def _skipped_remedies(plan: Plan) -> Iterator[str]:

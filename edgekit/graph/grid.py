@@ -7,6 +7,8 @@ import numpy as np
 from edgekit.graph.model import Array, Graph, Operator, Subgraph, TensorInfo, TensorQuantization
 from edgekit.graph.weights import WeightLayer
 
+# Folding a norm into a weight moves it by float32's rounding, a ten-thousandth of a step at most.
+_STEP_TOLERANCE = 1e-3
 # Operator -> (weight's input, its scale's, its zero point's, axis of channels).
 _SCALE_INPUTS = {
     ("QLinearConv", 3): (4, 5, 0),
@@ -67,6 +69,18 @@ def weight_grid(graph: Graph, layer: WeightLayer) -> WeightGrid | None:
         scales=quantization.scales,
         groups=groups,
     )
+
+
+def is_on_grid(values: Array, bits: int) -> bool:
+    """Whether every channel is whole steps of a symmetric grid that just holds its largest value.
+
+    Training with rounded weights leaves them so: that grid stores them without a further loss.
+    Shapes: (channels, ...).
+    """
+    rows = np.abs(values.reshape(len(values), -1).astype(np.float64))
+    largest = rows.max(axis=1, keepdims=True, initial=0)
+    steps = rows / np.where(largest > 0, largest, 1) * (2 ** (bits - 1) - 1)
+    return bool(np.abs(steps - np.rint(steps)).max(initial=0) < _STEP_TOLERANCE)
 
 
 def group_indices(shape: tuple[int, ...], quantization: TensorQuantization) -> Array | None:

@@ -23,6 +23,7 @@ from edgekit.core.target import Target
 from edgekit.plan.missed import told_of_missed
 from edgekit.plan.order import check_kinds, check_results_are_used
 from edgekit.plan.recipe import choose_quantize
+from edgekit.plan.rounding import with_rounding
 
 # How many times the epochs that a strategy states are trained at effort max.
 MAX_EFFORT = 3
@@ -76,6 +77,7 @@ def make_strategy(
     )
     has_student = "student" in wishes.conditions
     check_results_are_used(planned, installed, profile.name, has_student=has_student)
+    planned = with_rounding(planned, profile.name)
     planned = told_of_missed(profile.steps, planned, facts, target, has_student=has_student)
     skipped = [step for step in planned if not step.is_run]
     if wishes.is_strict and skipped:

@@ -83,13 +83,14 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Export
 
     def make(name: str) -> Exported:
         if name not in made:
-            made[name] = _export(WORKLOADS[name](), tmp_path_factory.mktemp("exported"))
+            made[name] = export_workload(WORKLOADS[name](), tmp_path_factory.mktemp("exported"))
         return made[name]
 
     return make
 
 
-def _export(workload: Workload, root: Path) -> Exported:
+def export_workload(workload: Workload, root: Path) -> Exported:
+    """Capture a workload and export it to LiteRT."""
     from edgekit.compile import litert
     from edgekit.compile.capture import capture
 

@@ -10,7 +10,7 @@ from edgekit.cli.options import StepSetting
 from edgekit.core.codec import from_plain, to_plain
 from edgekit.core.errors import StepError
 from edgekit.core.figure import exact
-from edgekit.core.steps import Distil, Factorize, Lora, Prune, Sparsify, Train
+from edgekit.core.steps import Distil, Factorize, Lora, Prune, Rounding, Sparsify, Train
 from edgekit.core.strategy import PlannedStep, Quantize, Strategy
 from edgekit.flow.drop_advice import advise_on_drop, losses_of
 from edgekit.plan.strategy import _merged
@@ -128,3 +128,22 @@ def test_every_setting_that_is_advised_can_be_set(name, settings):
         merged = _merged(to_plain(settings), options.settings[name])
         changed = from_plain(KINDS[name], merged, where=name, error=StepError)
         assert changed != settings
+
+
+def rounded(name, rounding):
+    train = Train(rounding=rounding)
+    return plan((name, train if name == "train" else Distil(train=train)), precision="int4")
+
+
+@pytest.mark.parametrize(
+    ("name", "path"), [("distil", "distil.train.rounding"), ("train", "train.rounding")]
+)
+@pytest.mark.parametrize("rounding", [None, Rounding(precision="none")])
+def test_training_with_rounded_weights_is_advised_where_rounding_lost_most(name, path, rounding):
+    lines = list(advise_on_drop(rounded(name, rounding), drop(5.0), [ran(name, 1.0)]))
+    assert f"train with rounded weights (--set {path}.precision=auto), or use int8" in lines[1]
+
+
+def test_training_that_saw_rounded_weights_is_not_advised_again():
+    given = rounded("distil", Rounding(precision="int4"))
+    assert "rounded" not in "".join(advise_on_drop(given, drop(5.0), [ran("distil", 1.0)]))

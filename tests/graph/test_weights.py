@@ -8,7 +8,7 @@ import torch
 from onnx import numpy_helper
 
 from edgekit.graph import read_graph
-from edgekit.graph.grid import group_indices, weight_grid
+from edgekit.graph.grid import group_indices, is_on_grid, weight_grid
 from edgekit.graph.model import TensorQuantization
 from edgekit.graph.weights import weight_layers
 from tests.graph import artifacts
@@ -318,3 +318,15 @@ def test_a_scale_that_is_computed_is_not_guessed_at():
     graph = read_graph(matmul_model(nodes, tensors), name="m")
     (layer,) = weight_layers(graph)
     assert weight_grid(graph, layer) is None
+
+
+def test_whole_steps_of_the_largest_weight_are_on_the_grid():
+    steps = np.array([[7, -3, 0], [1, 2, -7], [0, 0, 0]], np.float32)
+    values = steps * np.array([[0.013], [2.7], [1.0]], np.float32)
+    assert is_on_grid(values, 4)
+    assert not is_on_grid(values + np.float32(0.004), 4)
+
+
+def test_random_weights_are_on_no_grid():
+    values = np.random.default_rng(0).standard_normal((8, 9)).astype(np.float32)
+    assert not is_on_grid(values, 4)

@@ -77,6 +77,7 @@ def _train(
         masks={f"{prefix}{name}": keeps for name, keeps in masks.items()},
         name=NAME,
         after_batch=learner.follow if isinstance(learner, Learner) else None,
+        rounded=student_of(learner),
     )
 
 

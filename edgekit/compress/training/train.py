@@ -22,6 +22,7 @@ from edgekit.compress.training.batches import Batches
 from edgekit.compress.training.checkpoint import Checkpoint, fingerprint_of
 from edgekit.compress.training.memory_format import channels_last
 from edgekit.compress.training.optimizer import check_masks, live_batch_norms, zero_masked_
+from edgekit.compress.training.rounding import Rounder, make_rounder
 from edgekit.compress.training.training_run import Trained, TrainingRun
 from edgekit.compress.training.update import Updater
 from edgekit.core.codec import to_plain
@@ -44,6 +45,7 @@ def train(  # noqa: PLR0913  # what a training is about, and how it goes
     masks: Mapping[str, Tensor] | None = None,
     name: str = "train",
     after_batch: AfterBatch | None = None,
+    rounded: nn.Module | None = None,
 ) -> Trained:
     """Train a model in place; it ends in eval mode with the best weights on the selection data.
 
@@ -53,8 +55,9 @@ def train(  # noqa: PLR0913  # what a training is about, and how it goes
     empty dict for a model of other weights. name: of its folder of checkpoints; two trainings of
     one step have two. after_batch: called with the number of batches done; it finds the gradients
     of all weights, and may change masks in place (they are part of a checkpoint, and end as they
-    were with the best weights). A loop of the user's (``bench.trainer``) takes the place of this
-    one: its result is judged once, it keeps no average, and it is not resumed.
+    were with the best weights). rounded: the part of the model whose weights ``settings.rounding``
+    is about, if not all of it; they end rounded. A loop of the user's (``bench.trainer``) takes the
+    place of this one: its result is judged once, it keeps no average, and it is not resumed.
     Raises: StepError where there is nothing to train or to train on, for a loss or a gradient that
     is not finite, and for masks that are not the model's.
     """
@@ -65,6 +68,7 @@ def train(  # noqa: PLR0913  # what a training is about, and how it goes
     if not settings.epochs:
         return _untrained(model, bench, kept, name)
     batches = Batches(bench, settings.batch_size, name=name)
+    rounder = _rounder(rounded or model, model, bench, settings, reporter)
     _check_batch_norms(model, batches, name)
     facts = {**_facts(bench, settings, batches), "name": name}
     state = Checkpoint(fingerprint=fingerprint_of(facts, _tensors(model, kept)))
@@ -82,6 +86,7 @@ def train(  # noqa: PLR0913  # what a training is about, and how it goes
             steps=settings.epochs * len(batches),
             is_mixed=settings.has_mixed_precision and bench.device.type == "cuda",
             after_batch=after_batch,
+            rounder=rounder,
         )
         run = TrainingRun(
             model=model,
@@ -95,6 +100,25 @@ def train(  # noqa: PLR0913  # what a training is about, and how it goes
             name=name,
         )
         return run.to_end()
+
+
+def _rounder(
+    part: nn.Module, model: nn.Module, bench: Bench, settings: Train, reporter: Reporter
+) -> Rounder | None:
+    if settings.rounding is None or settings.rounding.precision == "none":
+        return None
+    if bench.trainer is not None:
+        raise StepError(
+            "rounding: the workload has a 'trainer', whose loop cannot be shown rounded weights; "
+            "take 'rounding' out of the training's settings, or the trainer out of the workload"
+        )
+
+    def call(_: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return bench.call(model, inputs)
+
+    rounder = make_rounder(part, settings.rounding, call, bench.example())
+    reporter.note(rounder.summary)
+    return rounder
 
 
 def _untrained(model: nn.Module, bench: Bench, masks: Mapping[str, Tensor], name: str) -> Trained:

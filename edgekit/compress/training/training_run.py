@@ -181,7 +181,7 @@ class TrainingRun:
         Gives whether they are better than the best before, and not only as good.
         """
         state = self.state
-        with self.updater.showing_average():
+        with self.updater.showing_result():
             score = self.judge.score(self.model)
             is_first = not state.points
             is_better = is_first or self.judge.is_better(score, state.best_score)

@@ -1,4 +1,4 @@
-"""One step of training: from a loss to new weights, with masks, average and mixed precision."""
+"""One step of training: a loss to new weights, with masks, average, half precision and rounding."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +18,7 @@ from edgekit.compress.training.optimizer import (
     set_rate_,
     zero_masked_,
 )
+from edgekit.compress.training.rounding import Rounder
 from edgekit.core.steps.train import Train
 
 # Mixed precision halves the scale of the loss, 65536 at first, when a gradient overflows.
@@ -31,7 +32,7 @@ class NotFiniteError(ArithmeticError):
 class Updater:
     """Changes the weights of one model, batch by batch."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # all that changes with one step
         self,
         model: nn.Module,
         settings: Train,
@@ -41,11 +42,16 @@ class Updater:
         steps: int,
         is_mixed: bool = False,
         after_batch: Callable[[int], None] | None = None,
+        rounder: Rounder | None = None,
     ) -> None:
-        """steps: batches of the whole training. is_mixed: half precision where it is safe."""
+        """steps: batches of the whole training. is_mixed: half precision where it is safe.
+
+        rounder: rounds the weights that losses and metrics see.
+        """
         self._model, self._settings = model, settings
         self._kind, self._steps, self._after_batch = device.type, steps, after_batch
         self._is_mixed = is_mixed
+        self._rounder = rounder or Rounder(())
         self._parameters = {
             name: value for name, value in model.named_parameters() if value.requires_grad
         }
@@ -69,16 +75,21 @@ class Updater:
         """
         set_rate_(self._optimizer, rate_at(done, self._steps, self._settings))
         self._optimizer.zero_grad(set_to_none=True)
+        with self._rounder.showing():
+            value = self._backward(loss_of)
+        self._clip()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._follow(done + 1)
+        return value
+
+    def _backward(self, loss_of: Callable[[], Tensor]) -> float:
         with torch.autocast(self._kind, dtype=torch.float16, enabled=self._is_mixed):
             loss = loss_of()
         value = float(loss.detach())
         if not math.isfinite(value):
             raise NotFiniteError(f"the loss is {value}")
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch's own
-        self._clip()
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
-        self._follow(done + 1)
         return value
 
     def _clip(self) -> None:
@@ -113,12 +124,16 @@ class Updater:
         mask_(self._parameters, self._masks, self._optimizer)
 
     @contextmanager
-    def showing_average(self) -> Iterator[None]:
-        """Within the block the model has the averaged weights, where an average is kept."""
+    def showing_result(self) -> Iterator[None]:
+        """Within the block the model has the weights that training would end with now.
+
+        They are averaged, where an average is kept, and rounded, where that is asked.
+        """
         present = _copies(self.tensors) if self._average else {}
         self.place(self._average)
         try:
-            yield
+            with self._rounder.showing():
+                yield
         finally:
             self.place(present)
 

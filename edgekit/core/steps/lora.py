@@ -35,6 +35,11 @@ class Lora:
         _expect("teacher_weight", share, 0 <= share <= 1, "0 to 1")
         for pattern in self.targets:
             check_pattern("lora: targets", pattern)
+        if self.train.rounding is not None:
+            raise StepError(
+                "lora: train.rounding is set, and adapters are trained as floats beside weights "
+                "that stand still; take it out, or recover with the step 'train' or 'distil'"
+            )
         if self.adapter and self.targets:
             raise StepError(
                 f"lora: targets are given beside the adapter '{self.adapter}', whose own files say "

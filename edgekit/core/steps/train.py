@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 from edgekit.core.codec import nearest
 from edgekit.core.errors import StepError
+from edgekit.core.steps.rounding import Rounding
 
 Optimizer = Literal["adamw", "sgd"]
 Schedule = Literal["cosine", "linear", "constant"]
@@ -22,7 +23,8 @@ class Train:
     moving average of the weights, which is then the result; 0 keeps none. patience: epochs without
     a better metric on the selection data after which training stops; 0 never stops early.
     has_mixed_precision: where the device has it (CUDA). label_smoothing: share of a label's weight
-    that is spread over all classes.
+    that is spread over all classes. rounding: weights are seen while they are trained as the
+    quantize step will store them, and end so; None sees them as they are.
     Raises: StepError for a value outside its range, naming the setting.
     """
 
@@ -39,6 +41,7 @@ class Train:
     patience: int = 0
     has_mixed_precision: bool = True
     label_smoothing: float = 0.0
+    rounding: Rounding | None = None
 
     def __post_init__(self) -> None:
         _expect_one_of("optimizer", self.optimizer, get_args(Optimizer))

@@ -129,7 +129,7 @@ def test_the_average_is_shown_and_then_put_away():
     start = model.layers[1].weight.detach().clone()
     updater.step(_loss_of(model), 0)
     present = model.layers[1].weight.detach().clone()
-    with updater.showing_average():
+    with updater.showing_result():
         # The decay is 2 / 11 at the first batch.
         assert torch.allclose(model.layers[1].weight, start * 2 / 11 + present * 9 / 11, atol=1e-6)
     assert torch.equal(model.layers[1].weight, present)
@@ -154,6 +154,6 @@ def test_a_checkpoint_brings_everything_back():
         assert updater.step(_loss_of(model), done) == again.step(_loss_of(other), done)
     for one, two in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(one, two)
-    with updater.showing_average(), again.showing_average():
+    with updater.showing_result(), again.showing_result():
         assert torch.equal(model.layers[1].weight, other.layers[1].weight)
         assert (other.layers[1].weight[~keeps] == 0).all()

@@ -1,0 +1,198 @@
+"""Weights that a training sees rounded: what the artifact will hold is what is trained.
+
+Before a batch the weights of convolutions and linear layers are put on the grid of integers that
+the quantize step will store, and after its gradients they are what they were: the gradient of the
+rounded weight moves the float one (straight-through). Batch norms that are folded later multiply
+whole output channels, each of which has its own scale, so the integers stay the same.
+Source: Bengio et al. 2013, arXiv:1308.3432, section 3 (straight-through estimator); Jacob et al.
+2018, arXiv:1712.05877, section 3 (quantization in training).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgekit.compress.bench import Call
+from edgekit.compress.judge import restore_modes, training_modes
+from edgekit.compress.layer_paths import nearest_paths
+from edgekit.compress.moments import fast_path_off
+from edgekit.core.errors import StepError
+from edgekit.core.steps.patterns import compiled_pattern
+from edgekit.core.steps.rounding import Rounding
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_BITS = {"int8": 8, "int4": 4}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RoundedLayer:
+    """One weight and its grid. axis: of its output channels. top: the largest integer."""
+
+    path: str
+    weight: nn.Parameter
+    axis: int
+    bits: int
+    top: int
+    block_size: int = 0
+
+
+def on_grid(weight: Tensor, *, axis: int, top: int, block_size: int = 0) -> Tensor:
+    """The nearest values of a symmetric grid that just holds each channel's largest weight.
+
+    With block_size, ``block_size`` neighbours in the last axis of a matrix share a scale; columns
+    that are no multiple of it have a scale for each channel.
+    Shapes: any with the axis ``axis`` -> the same.
+    """
+    rows = weight.movedim(axis, 0)
+    shape = rows.shape
+    rows = rows.flatten(1)
+    if block_size and rows.shape[1] % block_size == 0:
+        rows = rows.reshape(-1, block_size)
+    largest = rows.abs().amax(dim=1, keepdim=True)
+    scale = torch.where(largest > 0, largest, torch.ones_like(largest)) / top
+    return (rows / scale).round().mul(scale).reshape(shape).movedim(0, axis)
+
+
+class Rounder:
+    """The weights of one model, as they are and as they will be stored."""
+
+    def __init__(self, layers: Sequence[RoundedLayer]) -> None:
+        self.layers = tuple(layers)
+
+    @contextmanager
+    def showing(self) -> Iterator[None]:
+        """Within the block the model has rounded weights."""
+        kept = [layer.weight.detach().clone() for layer in self.layers]
+        self.round_()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for layer, value in zip(self.layers, kept, strict=True):
+                    layer.weight.copy_(value)
+
+    def round_(self) -> None:
+        """Round the weights in place."""
+        with torch.no_grad():
+            for layer in self.layers:
+                weight, axis = layer.weight, layer.axis
+                rounded = on_grid(weight, axis=axis, top=layer.top, block_size=layer.block_size)
+                weight.copy_(rounded)
+
+    @property
+    def summary(self) -> str:
+        """How many layers are seen at how many bits, for a message."""
+        bits = [layer.bits for layer in self.layers]
+        parts = [f"{bits.count(size)} at {size} bits" for size in sorted(set(bits))]
+        return f"weights of {len(bits)} layers are seen rounded while they are trained: " + (
+            ", ".join(parts)
+        )
+
+
+def make_rounder(
+    model: nn.Module, settings: Rounding, call: Call, example: Mapping[str, Tensor]
+) -> Rounder:
+    """The weights of a model's convolutions and linear layers, each with its grid.
+
+    The first and the last layer are those of the order in which the model calls them. A weight
+    that several layers share is rounded once, as the first of them has it. Depthwise convolutions,
+    which no target stores in 4 bits, have 8.
+    Raises: StepError for "auto" precision, which only a strategy can resolve, for a pattern that
+    matches no layer, and where no layer is left to round.
+    """
+    if settings.precision not in _BITS:
+        raise StepError(
+            f'rounding: precision is "{settings.precision}", which only a strategy makes something '
+            'of, from its quantize step; a training on its own needs "int8" or "int4"'
+        )
+    called = _in_order(model, call, example)
+    chosen = _precisions(dict(called), settings)
+    layers: list[RoundedLayer] = []
+    seen: set[int] = set()
+    for path, module in called:
+        weight = module.weight
+        bits = _BITS.get(chosen[path], 0)
+        if bits and isinstance(weight, nn.Parameter) and id(weight) not in seen:
+            seen.add(id(weight))
+            layers.append(_layer(path, module, bits, settings))
+    if not layers:
+        raise StepError(
+            "rounding: no convolution or linear layer is left to round; change its overrides, or "
+            "take 'rounding' out of the training's settings"
+        )
+    return Rounder(layers)
+
+
+def _layer(path: str, module: Any, bits: int, settings: Rounding) -> RoundedLayer:
+    is_matrix = isinstance(module, nn.Linear)
+    is_reduced = bits == 8 and settings.is_range_reduced
+    return RoundedLayer(
+        path=path,
+        weight=module.weight,
+        axis=1 if isinstance(module, _TRANSPOSED) else 0,
+        bits=bits,
+        top=2 ** (bits - 1 - is_reduced) - 1,
+        block_size=settings.block_size if is_matrix and bits == 4 else 0,
+    )
+
+
+def _precisions(called: dict[str, Any], settings: Rounding) -> dict[str, str]:
+    """The precision of every layer that can be rounded, by its path."""
+    ends = {next(iter(called), ""), next(reversed(called), "")}
+    keeps_ends = settings.precision == "int4" and settings.keep_first_last_int8
+    paths = [path for path, module in called.items() if _is_rounded(module)]
+    chosen = dict.fromkeys(called, "float")
+    for path in paths:
+        is_kept = (keeps_ends and path in ends) or _is_depthwise(called[path])
+        chosen[path] = "int8" if is_kept else settings.precision
+    for override in settings.overrides:
+        pattern = compiled_pattern("rounding: override", override.pattern)
+        matched = [path for path in called if pattern.search(f"{path}.weight")]
+        if not matched:
+            raise StepError(
+                f"rounding: override '{override.pattern}' matches no layer"
+                f"{nearest_paths(override.pattern, paths)}"
+            )
+        chosen.update(
+            dict.fromkeys((path for path in matched if path in paths), override.precision)
+        )
+    return chosen
+
+
+def _is_rounded(module: nn.Module) -> bool:
+    if isinstance(module, _TRANSPOSED):
+        return module.groups == 1
+    return isinstance(module, (*_CONVOLUTIONS, nn.Linear))
+
+
+def _is_depthwise(module: nn.Module) -> bool:
+    return isinstance(module, _CONVOLUTIONS) and module.groups > 1 and module.weight.shape[1] == 1
+
+
+def _in_order(model: nn.Module, call: Call, example: Mapping[str, Tensor]) -> list[tuple[str, Any]]:
+    """Layers with weights by path, in the order of their first call."""
+    kinds = (*_CONVOLUTIONS, *_TRANSPOSED, nn.Linear, nn.Embedding)
+    names: dict[nn.Module, str] = {
+        module: path for path, module in model.named_modules() if isinstance(module, kinds)
+    }
+    found: dict[nn.Module, str] = {}
+
+    def note(module: nn.Module, *_: Any) -> None:
+        found.setdefault(module, names[module])
+
+    modes = training_modes(model)
+    model.eval()
+    hooks = [module.register_forward_pre_hook(note) for module in names]
+    try:
+        with torch.no_grad(), fast_path_off():
+            call(model, example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        restore_modes(modes)
+    return [(path, module) for module, path in found.items()]

@@ -1,0 +1,79 @@
+"""What was trained rounded is what the artifacts hold: the same integers on both targets."""
+
+import numpy as np
+import torch
+
+from edgekit.compile import litert
+from edgekit.compress.training.rounding import make_rounder
+from edgekit.core.progress import Reporter
+from edgekit.core.steps import Rounding
+from edgekit.core.strategy import Quantize
+from edgekit.graph.grid import weight_grid
+from edgekit.graph.reader import read_graph
+from edgekit.graph.weights import weight_layers
+from tests.compile import models, onnx_tools
+from tests.compile.conftest import export_workload, quantize_request, write_calibration
+
+SETTINGS = Quantize(precision="int4", activations="static", is_unsigned=True)
+NORMS = {"stem": "stem_norm", "body": "body_norm", "depthwise": "depthwise_norm"}
+
+
+def rounded_cnn():
+    """A workload whose model is as training with rounding leaves it, and its weights' grids."""
+    workload = models.cnn_workload()
+    rounder = make_rounder(
+        workload.model,
+        Rounding(precision="int4"),
+        lambda model, inputs: {"logits": model(inputs["image"])},
+        {"image": torch.zeros(1, 3, 16, 16)},
+    )
+    rounder.round_()
+    return workload, {layer.path: layer for layer in rounder.layers}
+
+
+def folded(model, layer):
+    """The weight with its norm's factor, by the norm's own formula."""
+    weight = layer.weight.detach().numpy().astype(np.float64)
+    if layer.path not in NORMS:
+        return weight
+    norm = model.get_submodule(NORMS[layer.path])
+    factor = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return weight * factor.detach().numpy().reshape(-1, 1, 1, 1)
+
+
+def assert_holds_what_was_trained(content, model, layers):
+    graph = read_graph(content, name="model")
+    stored = [(item.precision, weight_grid(graph, item).values) for item in weight_layers(graph)]
+    for layer in layers.values():
+        expected = np.sort(folded(model, layer).reshape(-1))
+        alike = [
+            (precision, values)
+            for precision, values in stored
+            if values.size == expected.size
+            and np.allclose(np.sort(values.reshape(-1)), expected, atol=1e-5)
+        ]
+        assert alike, f"{layer.path} is not in the artifact as it was trained"
+        assert alike[0][0] == f"int{layer.bits}", layer.path
+
+
+def test_litert_holds_what_was_trained(tmp_path):
+    workload, layers = rounded_cnn()
+    exported = export_workload(workload, tmp_path)
+    calibration = write_calibration(exported, tmp_path / "calibration")
+    out = tmp_path / "int4"
+    out.mkdir()
+    request = quantize_request(exported, SETTINGS, calibration)
+    answer = litert.quantize(request, out, Reporter(stage="test"))
+    content = (out / answer["artifact"]["entry"]).read_bytes()
+    assert_holds_what_was_trained(content, workload.model, layers)
+
+
+def test_onnx_holds_what_was_trained(tmp_path):
+    workload, layers = rounded_cnn()
+    exported = onnx_tools.export_model(workload, tmp_path)
+    rng = np.random.default_rng(0)
+    samples = [{"image": rng.standard_normal((3, 16, 16)).astype(np.float32)} for _ in range(16)]
+    calibration = onnx_tools.write_samples(tmp_path / "calibration", samples)
+    answer, _ = exported.quantize(tmp_path / "int4", SETTINGS, calibration)
+    content = (tmp_path / "int4" / answer["artifact"]["entry"]).read_bytes()
+    assert_holds_what_was_trained(content, workload.model, layers)

@@ -1,0 +1,83 @@
+"""Rounding in training is what the quantize step of the strategy will do."""
+
+import pytest
+
+from edgekit.compress import DISTIL, TRAIN
+from edgekit.core.codec import from_plain
+from edgekit.core.errors import StepError
+from edgekit.core.steps import Distil
+from edgekit.core.strategy import Override, Step
+from edgekit.plan.strategy import Wishes, make_strategy
+from tests.plan.builders import INSTALLED, facts, profile, target
+
+SPECS = {spec.name: spec for spec in (DISTIL, TRAIN)}
+
+
+def plan(distil, quantize=None, *, overrides=(), effort="standard", **changes):
+    steps = [Step(name="distil", reason="quality", settings=distil)]
+    if quantize is not None:
+        steps.append(Step(name="quantize", settings=quantize))
+    wishes = Wishes(
+        conditions=frozenset(["training data"]), effort=effort, overrides=tuple(overrides)
+    )
+    installed = {"quantize": INSTALLED["quantize"], **SPECS}
+    device = profile(steps=tuple(steps), **changes)
+    return make_strategy(facts(), device, target(), installed, wishes).steps[0]
+
+
+def rounding(precision="auto", **more):
+    return {"train": {"rounding": {"precision": precision, **more}}}
+
+
+def test_auto_becomes_what_the_quantize_step_stores():
+    wish = Override(pattern="body", precision="int8")
+    step = plan(rounding(), {"precision": "int4"}, overrides=[wish], family="embedded")
+    found = from_plain(Distil, step.settings, where="distil").train.rounding
+    assert (found.precision, found.block_size, found.keep_first_last_int8) == ("int4", 0, True)
+    assert found.overrides == (wish,)
+    assert step.reason == "quality; weights are seen as int4 will hold them"
+
+
+def test_blocks_are_shared_too():
+    step = plan(rounding(), {"precision": "int4", "activations": "none"})
+    quantize_blocks = step.settings["train"]["rounding"]["block_size"]
+    assert quantize_blocks == 0
+    step = plan(rounding(), {"precision": "int4", "block_size": 64})
+    assert step.settings["train"]["rounding"]["block_size"] == 64
+
+
+def test_half_precision_needs_no_rounding_and_the_reason_says_so():
+    step = plan(rounding(), {"precision": "fp16"})
+    assert "rounding" not in step.settings["train"]
+    assert step.reason.endswith("weights are trained as they are: fp16 needs no rounding")
+
+
+def test_none_rounds_nothing():
+    step = plan(rounding("none"), {"precision": "int4"})
+    assert step.reason == "quality"
+
+
+def test_auto_without_a_quantize_step_is_refused():
+    with pytest.raises(StepError, match="step 'distil': rounding: precision is \"auto\", and"):
+        plan(rounding())
+
+
+def test_a_stated_precision_stands_alone_without_a_quantize_step():
+    step = plan(rounding("int4"))
+    assert step.settings["train"]["rounding"]["precision"] == "int4"
+
+
+def test_another_precision_than_the_quantize_step_stores_is_refused():
+    with pytest.raises(
+        StepError, match=r"is 'int8' and the quantize step .* 'int4'.*rounded twice"
+    ):
+        plan(rounding("int8"), {"precision": "int4"})
+
+
+def test_a_skipped_step_asks_nothing():
+    assert not plan(rounding(), effort="quick").is_run
+
+
+def test_an_unknown_precision_names_what_is_allowed():
+    with pytest.raises(StepError, match="int3"):
+        plan(rounding("int3"), {"precision": "int4"})
