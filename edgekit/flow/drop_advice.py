@@ -109,7 +109,12 @@ def _prune(settings: Mapping[str, Any]) -> Iterator[str]:
     elif settings.get("keep"):
         yield f"keep more (--set prune.keep={settings['keep'] * 1.5:g}, now {settings['keep']:g})"
     else:
-        yield _milder("prune", "ratio", settings)
+        # The ratio is of what layers hold; one that goes whole is the depth's.
+        has_depth = bool(settings.get("depth_ratio"))
+        if has_depth:
+            yield _milder("prune", "depth_ratio", settings)
+        if not has_depth or list(settings.get("units", ())) != ["layers"]:
+            yield _milder("prune", "ratio", settings)
     yield _longer("prune.recover", settings.get("recover", {}))
     if not settings.get("is_within_limit"):
         yield "stop inside the limit (--set prune.is_within_limit=true)"
@@ -125,7 +130,11 @@ def _sparsify(settings: Mapping[str, Any]) -> Iterator[str]:
 
 def _distil(settings: Mapping[str, Any]) -> Iterator[str]:
     yield _longer("distil.train", settings.get("train", {}))
-    if kept_share("distil", settings) < 1:
+    amount = next((key for key in ("student_bytes", "student_macs") if settings.get(key)), "")
+    if amount:
+        now = settings[amount]
+        yield f"a larger student (--set distil.{amount}={now * 3 // 2}, now {now})"
+    elif kept_share("distil", settings) < 1:
         ratio = settings["student_ratio"]
         yield f"a larger student (--set distil.student_ratio={(1 + ratio) / 2:.2g}, now {ratio:g})"
 

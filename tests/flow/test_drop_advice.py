@@ -130,6 +130,25 @@ def test_every_setting_that_is_advised_can_be_set(name, settings):
         assert changed != settings
 
 
+def test_a_share_of_the_layers_is_made_milder_and_a_ratio_that_counts_for_nothing_is_not_named():
+    layers = Prune(units=("layers",), depth_ratio=0.5)
+    lines = list(advise_on_drop(plan(("prune", layers)), drop(5.0), [ran("prune", 4.0)]))
+    assert "--set prune.depth_ratio=0.38, now 0.5" in lines[1]
+    assert "prune.ratio" not in lines[1]
+    both = Prune(units=("channels", "layers"), depth_ratio=0.5, ratio=0.4)
+    lines = list(advise_on_drop(plan(("prune", both)), drop(5.0), [ran("prune", 4.0)]))
+    assert "--set prune.depth_ratio=0.38" in lines[1]
+    assert "--set prune.ratio=0.3" in lines[1]
+
+
+@pytest.mark.parametrize("amount", ["student_bytes", "student_macs"])
+def test_a_student_of_a_stated_size_is_made_larger_by_that_size(amount):
+    given = plan(("distil", Distil(**{amount: 20_000})))
+    lines = list(advise_on_drop(given, drop(5.0), [ran("distil", 4.0)]))
+    assert f"--set distil.{amount}=30000, now 20000" in lines[1]
+    assert "student_ratio" not in lines[1]
+
+
 def rounded(name, rounding):
     train = Train(rounding=rounding)
     return plan((name, train if name == "train" else Distil(train=train)), precision="int4")
