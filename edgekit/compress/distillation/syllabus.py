@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.compress.bench import Bench
+from edgekit.compress.distillation.generated import beginnings, generate_texts
 from edgekit.compress.distillation.lessons import Lessons, Pool, mix
 from edgekit.compress.distillation.pseudo import (
     Labels,
@@ -48,7 +49,8 @@ def check_data(settings: Distil, bench: Bench, task: Task) -> None:
     if bench.training is None and not has_unlabelled:
         raise StepError(
             "distil: there are no training data; give the workload 'training' or 'unlabelled' "
-            "samples, or set synthetic_samples for a teacher with batch norm layers"
+            "samples, or set synthetic_samples for a teacher with batch norm layers or a causal "
+            "language model"
         )
     if not settings.pseudo_label_weight:
         return
@@ -112,15 +114,22 @@ def _learns_without_labels(settings: Distil) -> bool:
 
 
 def _synthesize(settings: Distil, bench: Bench, task: Task, reporter: Reporter) -> list[Dataset]:
-    facts = {
-        "samples": settings.synthetic_samples,
-        "steps": settings.synthetic_steps,
-        "seed": bench.seed,
-    }
+    samples, steps = settings.synthetic_samples, settings.synthetic_steps
+    prompt, warmth = settings.prompt_tokens, settings.generation_temperature
+    facts: dict[str, Any] = {"samples": samples, "seed": bench.seed}
+    if task.kind == "language":
+        facts |= {"prompts": beginnings(bench).digest, "tokens": prompt, "temperature": warmth}
+    else:
+        facts |= {"steps": steps}
     teacher = dict(bench.teacher.named_parameters()) | dict(bench.teacher.named_buffers())
     folder = bench.checkpoints / f"{SYNTHETIC}-{fingerprint_of(facts, teacher)[:16]}"
-    samples, steps = settings.synthetic_samples, settings.synthetic_steps
-    return [*synthesize(bench, task, samples, steps, folder, reporter)]
+    if task.kind != "language":
+        return [*synthesize(bench, task, samples, steps, folder, reporter)]
+    return [
+        *generate_texts(
+            bench, task, samples, folder, reporter, prompt_tokens=prompt, temperature=warmth
+        )
+    ]
 
 
 def _pools(

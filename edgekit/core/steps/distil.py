@@ -31,8 +31,10 @@ class Distil:
     student's module path to teacher's, for features and attention maps; none takes a default.
     pseudo_label_weight: of the teacher's own labels on data without any; 0 gives none. confidence:
     pseudo-labels below it are dropped. has_class_balance: as many pseudo-labels of each class.
-    synthetic_samples: how many inputs to make from the teacher where there are too few;
-    synthetic_steps: of the search for each.
+    synthetic_samples: how many inputs to make from the teacher where there are too few: pictures
+    and the like by a search of synthetic_steps each; a causal language model (task "language")
+    writes text, from the first prompt_tokens of real samples on, drawing each token at
+    generation_temperature.
     Raises: StepError for a value outside its range, naming the setting.
     """
 
@@ -56,6 +58,8 @@ class Distil:
     has_class_balance: bool = True
     synthetic_samples: int = 0
     synthetic_steps: int = 400
+    prompt_tokens: int = 8
+    generation_temperature: float = 1.0
     train: Train = field(default_factory=Train)
 
     def __post_init__(self) -> None:
@@ -69,7 +73,11 @@ class Distil:
         for name in ("student_bytes", "student_macs", "synthetic_samples"):
             value = getattr(self, name)
             _expect(name, value, value >= 0, "0 (for none) or more")
-        _expect("synthetic_steps", self.synthetic_steps, self.synthetic_steps >= 1, "1 or more")
+        for name in ("synthetic_steps", "prompt_tokens"):
+            value = getattr(self, name)
+            _expect(name, value, value >= 1, "1 or more")
+        warmth = self.generation_temperature
+        _expect("generation_temperature", warmth, warmth > 0, "above 0")
         for name, weight in self.weights.items():
             _expect(f"{name}_weight", weight, weight >= 0, "0 (for none) or more")
         self._check_together()
