@@ -97,19 +97,29 @@ def _works(model: Model, plan: Plan, data: _Data) -> Iterator[_Work]:
             # A step that cuts by rounds trains each of the models on the way.
             rounds = int(step.settings.get("iterations", 1))
             macs = after.likely.macs + (before.likely.macs - after.likely.macs) / 2 * (rounds > 1)
-            yield _work(step, epochs, macs / max(1, model.facts.macs), data)
+            share = macs / max(1, model.facts.macs)
+            yield _work(step, epochs, share, data, tokens=_tokens(model))
 
 
-def _work(step: PlannedStep, epochs: int, share: float, data: _Data) -> _Work:
-    """share: of the whole model's work that the trained one does on a sample."""
+def _tokens(model: Model) -> int:
+    """The length of a text, by the inputs that are not floats."""
+    items = [item for item in model.contract.inputs if item.dtype.startswith("int")]
+    return max((shape[0] for item in items if (shape := item.source.element_shape)), default=1)
+
+
+def _work(step: PlannedStep, epochs: int, share: float, data: _Data, *, tokens: int) -> _Work:
+    """share: of the whole model's work that the trained one does on a sample. tokens: of a text."""
     has_teacher = step.name == "distil" or step.settings.get("teacher_weight", 0) > 0
     a_sample = share + (TEACHER_SHARE if has_teacher else 0.0)
     beside, before = 0, 0.0
     if step.name == "distil":
         made = int(step.settings.get("synthetic_samples", 0))
         beside = data.unlabelled + made
-        # The teacher labels them once, and made ones are searched for by its gradients.
-        before = TEACHER_SHARE * beside + made * int(step.settings.get("synthetic_steps", 0))
+        # The teacher labels them once; made ones are searched for by its gradients, and text is
+        # written with one look at the whole for each token.
+        is_text = step.settings.get("task") == "language"
+        steps = TEACHER_SHARE * tokens if is_text else int(step.settings.get("synthetic_steps", 0))
+        before = TEACHER_SHARE * beside + made * steps
     passes = epochs * (data.labelled + beside) * a_sample + before
     return _Work(epochs=epochs, passes=passes, beside=beside)
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -56,6 +57,36 @@ def test_unlabelled_samples_are_learned_from_and_labelled_once(captured, tmp_pat
     assert alone.value == pytest.approx(300 * 15 * (4 / 3) * 0.002)
     assert beside.value == pytest.approx((1000 * 15 * 4 / 3 + 700 / 3) * 0.002, abs=0.05)
     assert "300 samples (and at most 700 without labels in 'distil')" in beside.how
+
+
+def test_text_that_is_written_costs_a_look_of_the_teacher_for_each_token(tmp_path, monkeypatch):
+    monkeypatch.setattr(training_time, "_seconds_a_sample", lambda _: 0.002)
+    texts = [(np.arange(10) % 7 + start, np.arange(10) % 7) for start in range(5)]
+    given = edgekit.Workload(
+        name="counting",
+        model=torch.nn.Sequential(torch.nn.Embedding(12, 8), torch.nn.Linear(8, 12)).eval(),
+        inputs={"ids": edgekit.Tensor(shape=(10,), dtype="int64")},
+        outputs={"logits": edgekit.Output()},
+        calibration=[ids for ids, _ in texts],
+        evaluation=texts,
+        training=texts,
+        selection=texts,
+        metric="top-1",
+    )
+    model = capture_model(resolve_source(given, tmp_path), tmp_path, ignore)
+
+    def seconds(samples):
+        more = f"synthetic_samples = {samples}, train = {{ epochs = 5 }}"
+        device = profile(
+            tmp_path, ("distil", f"{{ student = 'current', task = 'language', {more} }}")
+        )
+        plan = make_plan(model, BuildOptions(device=device, effort="standard"))
+        return estimate_training(model, plan).value
+
+    # Five epochs with the teacher beside; a third of a step for each of 10 tokens and the labels.
+    assert seconds(3000) - seconds(0) == pytest.approx(
+        3000 * (5 * 4 / 3 + 11 / 3) * 0.002, abs=0.05
+    )
 
 
 def test_unlabelled_data_without_a_length_are_not_evaluated(captured, tmp_path):
