@@ -12,6 +12,7 @@ from edgekit.store.locks import locked, try_lock
 
 PREFIX = "edgekit-work-"
 LOCK = ".lock"
+_UNSEEN = ".lock-to-be"
 ADVICE = "set TMPDIR to a folder that can be written and has room"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -25,7 +26,10 @@ def workspace() -> Iterator[Path]:
     """
     with _telling():
         _clear_leftovers()
-        with TemporaryDirectory(prefix=PREFIX) as folder, locked(Path(folder) / LOCK):
+        with TemporaryDirectory(prefix=PREFIX) as folder, locked(Path(folder) / _UNSEEN):
+            # Only now, held, has it the name that others look for: a lock that were free for a
+            # moment would let another build, beginning just then, take this one for dead.
+            (Path(folder) / _UNSEEN).rename(Path(folder) / LOCK)
             inside = Path(folder) / "work"
             inside.mkdir()
             yield inside
