@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from edgekit.core.errors import OutputError
+from edgekit.flow import workspace as module
 from edgekit.flow.workspace import PREFIX, workspace
 
 HOLD = """
@@ -60,6 +62,24 @@ def test_what_a_killed_build_left_is_cleared_and_a_living_one_is_kept(own_temp):
         for process in (living, dying):
             process.kill()
             process.communicate()
+
+
+def test_a_build_that_begins_is_not_taken_for_dead(own_temp, monkeypatch):
+    """Another one clears leftovers while the lock of this one is there and not held yet."""
+    really_locked = module.locked
+
+    @contextmanager
+    def slowly_locked(path):
+        path.touch()
+        module._clear_leftovers()
+        with really_locked(path) as lock:
+            yield lock
+
+    monkeypatch.setattr(module, "locked", slowly_locked)
+    with workspace() as folder:
+        assert folder.is_dir()
+        module._clear_leftovers()
+        assert folder.is_dir()
 
 
 def test_a_full_disk_names_the_temporary_folder(own_temp):

@@ -61,8 +61,9 @@ def on_grid(weight: Tensor, *, axis: int, top: int, block_size: int = 0) -> Tens
 class Rounder:
     """The weights of one model, as they are and as they will be stored."""
 
-    def __init__(self, layers: Sequence[RoundedLayer]) -> None:
-        self.layers = tuple(layers)
+    def __init__(self, layers: Sequence[RoundedLayer], left: Sequence[str] = ()) -> None:
+        """left: layers that are seen as they are, though rounding was asked for them."""
+        self.layers, self.left = tuple(layers), tuple(left)
 
     @contextmanager
     def showing(self) -> Iterator[None]:
@@ -89,9 +90,9 @@ class Rounder:
         """How many layers are seen at how many bits, for a message."""
         bits = [layer.bits for layer in self.layers]
         parts = [f"{bits.count(size)} at {size} bits" for size in sorted(set(bits))]
-        return f"weights of {len(bits)} layers are seen rounded while they are trained: " + (
-            ", ".join(parts)
-        )
+        told = f"weights of {len(bits)} layers are seen rounded while they are trained: "
+        left = f"; as they are: {', '.join(self.left)}, whose weights are computed at each call"
+        return told + ", ".join(parts) + (left if self.left else "")
 
 
 def make_rounder(
@@ -101,7 +102,8 @@ def make_rounder(
 
     The first and the last layer are those of the order in which the model calls them. A weight
     that several layers share is rounded once, as the first of them has it. Depthwise convolutions,
-    which no target stores in 4 bits, have 8.
+    which no target stores in 4 bits, have 8. Weights that are computed at each call (weight norm)
+    are left, and named.
     Raises: StepError for "auto" precision, which only a strategy can resolve, for a pattern that
     matches no layer, and where no layer is left to round.
     """
@@ -113,19 +115,21 @@ def make_rounder(
     called = _in_order(model, call, example)
     chosen = _precisions(dict(called), settings)
     layers: list[RoundedLayer] = []
+    left: list[str] = []
     seen: set[int] = set()
     for path, module in called:
-        weight = module.weight
         bits = _BITS.get(chosen[path], 0)
-        if bits and isinstance(weight, nn.Parameter) and id(weight) not in seen:
-            seen.add(id(weight))
+        if bits and not isinstance(module.weight, nn.Parameter):
+            left.append(path)
+        elif bits and id(module.weight) not in seen:
+            seen.add(id(module.weight))
             layers.append(_layer(path, module, bits, settings))
     if not layers:
         raise StepError(
             "rounding: no convolution or linear layer is left to round; change its overrides, or "
             "take 'rounding' out of the training's settings"
         )
-    return Rounder(layers)
+    return Rounder(layers, left)
 
 
 def _layer(path: str, module: Any, bits: int, settings: Rounding) -> RoundedLayer:

@@ -210,7 +210,7 @@ class TrainingRun:
         save_checkpoint(self.folder, state)
 
     def _leave(self) -> Trained:
-        self.updater.place(self.state.best)
+        self.updater.place_result(self.state.best)
         self.updater.place_masks(self.state.best_masks)
         self.updater.let_go()
         self.model.eval()

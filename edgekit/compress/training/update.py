@@ -144,6 +144,11 @@ class Updater:
             for name, value in tensors.items():
                 ours[name].copy_(value)
 
+    def place_result(self, tensors: Mapping[str, Tensor]) -> None:
+        """Give the model the weights that training ends with; frozen ones are rounded too."""
+        self.place(tensors)
+        self._rounder.round_()
+
     def copied_masks(self) -> Tensors:
         """Where weights stay at this moment."""
         return _copies(self._masks)

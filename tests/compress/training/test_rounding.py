@@ -222,6 +222,23 @@ def test_masked_weights_stay_zero(digits, tmp_path):
     assert not bench.model.first.weight[~keeps].any()
 
 
+def test_frozen_weights_end_rounded_as_they_were_judged(digits, tmp_path):
+    bench = cnn_bench(digits, tmp_path)
+    bench.model.second.weight.requires_grad_(requires_grad=False)
+    expected = on_grid(bench.model.second.weight.detach().clone(), axis=0, top=7)
+    settings = Train(epochs=1, rounding=INT4)
+    train(bench.model, label_objective(bench), bench, settings, SILENT)
+    assert torch.allclose(bench.model.second.weight, expected, atol=1e-7)
+
+
+def test_weights_that_are_computed_are_left_and_named(digits, tmp_path):
+    bench = cnn_bench(digits, tmp_path)
+    nn.utils.parametrizations.weight_norm(bench.model.second)
+    rounder = _rounder(bench, INT4)
+    assert "second" not in {layer.path for layer in rounder.layers}
+    assert rounder.summary.endswith("as they are: second, whose weights are computed at each call")
+
+
 def test_a_transformer_is_rounded_too(digits, tmp_path):
     bench = bench_of(seeded(TinyTransformer), digits, tmp_path)
     layers = _rounder(bench, Rounding(precision="int4", block_size=32)).layers
