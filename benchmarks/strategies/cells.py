@@ -19,8 +19,10 @@ EMBEDDED_DROP_POINTS = 0.02 * TEACHER_TOP_1_PERCENT
 SERVER_SPEED_UP, SERVER_DROP_POINTS = 2.2, 0.3
 # What INT4 alone leaves of the teacher, and what the embedded strategy does.
 LARGE_BYTES, SMALL_BYTES = 153_000, 24_000
-# Float parameters that such a file of a ResNet-20 holds, next to its container.
+# Float parameters that such a file holds, next to its container.
 LARGE_PARAMETERS, SMALL_PARAMETERS = 36_000, 3_900
+# Of every arm of a size.
+LARGE_EPOCHS, SMALL_EPOCHS = 4, 12
 
 
 def all_cells() -> tuple[Cell, ...]:
@@ -29,13 +31,13 @@ def all_cells() -> tuple[Cell, ...]:
         _profile("phone", "litert", (_share(PHONE_SHARE), _drop(PHONE_DROP_POINTS))),
         _profile("embedded", "litert", (_share(EMBEDDED_SHARE), _drop(EMBEDDED_DROP_POINTS))),
         *(_server(target) for target in ("litert", "onnx")),
-        _arm("quantization-alone", "large", {}),
-        _arm("pruning-alone", "large", {"prune": {"keep": LARGE_PARAMETERS}}),
-        _arm("distillation-alone", "large", _student(LARGE_BYTES, 32)),
-        _arm("mix", "large", _student(LARGE_BYTES, 8)),
-        _arm("pruning-alone", "small", {"prune": {"keep": SMALL_PARAMETERS}}),
-        _arm("distillation-alone", "small", _student(SMALL_BYTES, 32)),
-        _arm("mix", "small", _student(SMALL_BYTES, 8)),
+        _arm("quantization-alone", "large", {"train": {"epochs": LARGE_EPOCHS}}),
+        _arm("pruning-alone", "large", _pruned(LARGE_PARAMETERS, 0.5, LARGE_EPOCHS)),
+        _arm("distillation-alone", "large", _student(LARGE_BYTES, 32, LARGE_EPOCHS)),
+        _arm("mix", "large", _student(LARGE_BYTES, 8, LARGE_EPOCHS)),
+        _arm("pruning-alone", "small", _pruned(SMALL_PARAMETERS, 0.75, SMALL_EPOCHS)),
+        _arm("distillation-alone", "small", _student(SMALL_BYTES, 32, SMALL_EPOCHS)),
+        _arm("mix", "small", _student(SMALL_BYTES, 4, SMALL_EPOCHS)),
     )
 
 
@@ -69,8 +71,19 @@ def _arm(arm: str, size: str, settings: dict[str, dict[str, Any]]) -> Cell:
     )
 
 
-def _student(size_bytes: int, bits: int) -> dict[str, dict[str, Any]]:
-    return {"distil": {"student_bytes": size_bytes, "student_bits": bits}}
+def _pruned(parameters: int, depth_ratio: float, epochs: int) -> dict[str, dict[str, Any]]:
+    return {
+        "prune": {"keep": parameters, "depth_ratio": depth_ratio, "recover": {"epochs": epochs}}
+    }
+
+
+def _student(size_bytes: int, bits: int, epochs: int) -> dict[str, dict[str, Any]]:
+    """A student in so many bits; in fewer than a float has, it is trained as it will be stored."""
+    distil = {"student_bytes": size_bytes, "student_bits": bits, "train": {"epochs": epochs}}
+    if bits == 32:
+        return {"distil": distil}
+    distil["train"] = {"epochs": epochs, "rounding": {"precision": "auto"}}
+    return {"distil": distil, "quantize": {"precision": f"int{bits}"}}
 
 
 def _share(bound: float) -> Any:

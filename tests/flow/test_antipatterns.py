@@ -1,5 +1,6 @@
 """Known mistakes are found, and a build without them is told nothing."""
 
+import numpy as np
 import pytest
 
 from edgekit.catalog import load_profile
@@ -74,7 +75,28 @@ def test_calibration_data_do_not_matter_where_nothing_is_calibrated():
 def test_layers_that_lose_far_more_at_the_same_bits_are_named():
     (line,) = found(DISTIL, QUANTIZE, errors=errors(0.01, 0.01, 0.2, 0.01))
     assert "the same 8 bits" in line
-    assert "layer2 (20 times the median)" in line
+    assert "layer2 (20% of them, 20.0 times the median)" in line
+
+
+@pytest.mark.parametrize(
+    ("values", "bits"), [((0.008, 0.008, 0.021, 0.008), 8), ((0.14, 0.15, 0.24, 0.14), 4)]
+)
+def test_layers_that_lose_little_or_about_as_much_are_not_named(values, bits):
+    assert found(DISTIL, QUANTIZE, errors=errors(*values, bits=bits)) == ()
+
+
+def test_a_layer_with_outliers_is_named_at_four_bits():
+    """The errors are those of real grids: three layers of normal weights, one with outliers."""
+    draws = np.random.default_rng(0)
+    layers = [draws.normal(size=(16, 512)) for _ in range(4)]
+    layers[2][:, 5] *= 30
+    lost = []
+    for weights in layers:
+        steps = np.abs(weights).max(axis=1, keepdims=True) / 7
+        rounded = np.round(weights / steps) * steps
+        lost.append(np.linalg.norm(rounded - weights) / np.linalg.norm(weights))
+    (line,) = found(DISTIL, QUANTIZE, errors=errors(*lost, bits=4))
+    assert "layer2 (" in line
 
 
 def test_layers_are_compared_at_the_same_bits_only():
