@@ -5,7 +5,7 @@
 Each cell is a build for ``device_profiles/minilm.toml``, in float: "cut" at the effort quick, which
 prunes and trains nothing, "recovered" at the effort standard, which teaches what is left. Both
 targets share the training through edgekit's cache, and a run that was stopped goes on at its last
-checkpoint. The exit code is 1 when a cell that was asked for misses a bar. About 25 minutes of one
+checkpoint. The exit code is 1 when a cell that was asked for misses a bar. About 40 minutes of one
 idle core.
 """
 

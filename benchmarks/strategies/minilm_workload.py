@@ -38,7 +38,7 @@ def example() -> ModuleType:
     return sys.modules[name]
 
 
-def workload(length: str = "64", wiki: str = "2800", plays: str = "700") -> edgekit.Workload:
+def workload(length: str = "64", wiki: str = "2800", plays: str = "1400") -> edgekit.Workload:
     """MiniLM. length: tokens of a text. wiki, plays: how many pieces of either to learn from."""
     made = example().workload(text=str(data_folder() / WIKI), length=length)
     lines = other_lines()

@@ -1,6 +1,6 @@
 """Integers with scales found at run time, and INT4 matrices in blocks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
@@ -8,7 +8,15 @@ from onnx import helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
-from edgekit.compile.onnx_grid import INT4_MAX, INT4_MIN, int4_scales, round_to_grid
+from edgekit.compile.onnx_grid import (
+    INT4_MAX,
+    INT4_MIN,
+    Array,
+    int4_blocks,
+    int4_scales,
+    packed_blocks,
+    round_to_grid,
+)
 from edgekit.compile.onnx_layers import Layer
 from edgekit.compile.onnx_model import (
     array_of,
@@ -27,6 +35,7 @@ EMBEDDING_BLOCK = 32
 # MatMulNBits: 4 quantizes activations to INT8 in blocks, 1 computes in float32.
 INTEGER_COMPUTE, FLOAT_COMPUTE = 4, 1
 _QUANTIZED, _SCALE = "_quantized", "_scale"
+_IN_BLOCKS = "_Q4"
 
 
 def split_gemms(model: onnx.ModelProto) -> None:
@@ -128,6 +137,7 @@ def quantize_in_blocks(
             f"from {MIN_BLOCK}, and 0 means one scale a channel"
         )
     chosen = {layer.node for layer in layers}
+    floats = {layer.weight: array_of(initializers(model)[layer.weight]) for layer in layers}
     quantizer = MatMulNBitsQuantizer(
         model,
         bits=4,
@@ -143,7 +153,25 @@ def quantize_in_blocks(
         quantizer.process()
     result: onnx.ModelProto = quantizer.model.model
     replace_initializers(result, _without_replaced(result, layers))
+    _choose_scales(result, floats, block)
     return result
+
+
+def _choose_scales(model: onnx.ModelProto, floats: Mapping[str, Array], block: int) -> None:
+    """Give MatMulNBits the integers and scales that lose least, in place of the full range."""
+    constants = initializers(model)
+    for node in model.graph.node:
+        if node.op_type != "MatMulNBits":
+            continue
+        _, stored, scale, *_ = node.input
+        name = stored.removesuffix(_IN_BLOCKS)
+        if name not in floats:
+            continue
+        values, scales = int4_blocks(floats[name], block)
+        for constant, array in ((stored, packed_blocks(values)), (scale, scales)):
+            old = array_of(constants[constant])
+            new = array.reshape(old.shape).astype(old.dtype)
+            constants[constant].CopyFrom(numpy_helper.from_array(new, constant))
 
 
 def _without_replaced(model: onnx.ModelProto, layers: Sequence[Layer]) -> list[onnx.TensorProto]:

@@ -62,3 +62,11 @@ TRAIN = StepSpec(
     summary="trains the model further, on its own loss",
     is_training=True,
 )
+
+ROUND = StepSpec(
+    name="round",
+    acts_on=ActsOn.MODULE,
+    handler="edgekit.compress.quantization.round:round_weights",
+    settings="edgekit.core.steps:Round",
+    summary="puts weights on the grid that will be stored, each making up for the others (GPTQ)",
+)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from edgekit.core.errors import StepError
 from edgekit.core.planned import PlannedStep
 from edgekit.core.strategy import ActsOn, Step, StepSpec
+from edgekit.plan.rounding import ROUND, has_rounding
 
 # Steps after which the layers are others, or the model is another one.
 REPLACING = ("prune", "distil", "factorize")
@@ -59,6 +60,7 @@ def check_results_are_used(
             _check_dense(earlier, where)
         if step.name == "distil":
             _check_student(step, names, where, has_student=has_student)
+        _check_rounded(step, names, where)
         earlier.append(step)
 
 
@@ -83,6 +85,21 @@ def _check_dense(earlier: Sequence[PlannedStep], where: str) -> None:
                 "and would not stay in its factors; move 'factorize' before 'sparsify', or name "
                 "the layers to factorize in the 'ignore' of 'sparsify'"
             )
+
+
+def _check_rounded(step: PlannedStep, earlier: Sequence[str], where: str) -> None:
+    if ROUND not in earlier or (has_rounding(step) and step.name != ROUND):
+        return
+    if step.name == ROUND:
+        raise StepError(
+            f"{where}: step '{ROUND}' stands twice, and the second would find every weight on its "
+            "grid; take one out"
+        )
+    raise StepError(
+        f"{where}: step '{step.name}' comes after '{ROUND}' and would move weights off the grid "
+        f"that it put them on; move '{ROUND}' to the end of the steps on the model, or set "
+        "'rounding' in what that step trains with"
+    )
 
 
 def _check_student(

@@ -7,6 +7,7 @@ from typing import Any
 from edgekit.core.errors import StepError
 from edgekit.core.planned import PlannedStep
 
+ROUND = "round"
 _TABLE = "rounding"
 _SHARED = ("precision", "block_size", "keep_first_last_int8", "is_range_reduced", "overrides")
 
@@ -44,11 +45,21 @@ def _resolved(step: PlannedStep, quantize: PlannedStep | None, where: str) -> Pl
             'that weights would be rounded twice; set both alike, or rounding to "auto"'
         )
     if precision == "fp16":
+        if step.name == ROUND:
+            raise StepError(
+                f"{at}: the quantize step stores 'fp16', which is no grid of integers; take the "
+                "step out, or quantize to int8 or int4"
+            )
         reason = f"{step.reason}; weights are trained as they are: fp16 needs no rounding"
         return replace(step, reason=reason, settings=_placed(step.settings, None))
     taken = {name: quantize.settings[name] for name in _SHARED}
     reason = f"{step.reason}; weights are seen as {precision} will hold them"
     return replace(step, reason=reason, settings=_placed(step.settings, taken))
+
+
+def has_rounding(step: PlannedStep) -> bool:
+    """Whether a step leaves weights on the grid that will be stored."""
+    return any(table["precision"] != "none" for table in _roundings(step.settings))
 
 
 def _roundings(settings: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

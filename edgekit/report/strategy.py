@@ -8,7 +8,7 @@ from rich.text import Text
 
 from edgekit.core.codec import to_plain
 from edgekit.core.profile import DeviceProfile
-from edgekit.core.steps import Distil, Factorize, Lora, Prune, Sparsify, Train
+from edgekit.core.steps import Distil, Factorize, Lora, Prune, Round, Sparsify, Train
 from edgekit.core.strategy import PlannedStep, Strategy
 from edgekit.report.parts import bullets, table
 
@@ -18,6 +18,7 @@ SETTINGS: Mapping[str, type[Any]] = {
     "factorize": Factorize,
     "lora": Lora,
     "prune": Prune,
+    "round": Round,
     "sparsify": Sparsify,
     "train": Train,
 }

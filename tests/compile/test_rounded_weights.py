@@ -77,3 +77,52 @@ def test_onnx_holds_what_was_trained(tmp_path):
     answer, _ = exported.quantize(tmp_path / "int4", SETTINGS, calibration)
     content = (tmp_path / "int4" / answer["artifact"]["entry"]).read_bytes()
     assert_holds_what_was_trained(content, workload.model, layers)
+
+
+BLOCKS = Quantize(
+    precision="int4", activations="dynamic", block_size=32, keep_first_last_int8=False
+)
+
+
+def block_rounded_mlp():
+    """An MLP whose matrices are rounded in blocks of 32, and their values, sorted."""
+    workload = models.mlp_workload()
+    rounder = make_rounder(
+        workload.model,
+        Rounding(precision="int4", block_size=32, keep_first_last_int8=False),
+        lambda model, inputs: {"logits": model(inputs["x"])},
+        {"x": torch.zeros(1, 64)},
+    )
+    rounder.round_()
+    return workload, [np.sort(item.weight.detach().numpy().ravel()) for item in rounder.layers]
+
+
+def assert_holds_blocks(content, weights):
+    graph = read_graph(content, name="model")
+    stored = [
+        np.sort(weight_grid(graph, item).values.ravel())
+        for item in weight_layers(graph)
+        if item.precision in ("int4", "uint4")
+    ]
+    assert len(stored) == len(weights)
+    for found, expected in zip(sorted(stored, key=len), sorted(weights, key=len), strict=True):
+        assert np.allclose(found, expected, atol=1e-5)
+
+
+def test_litert_holds_blocks_as_they_were_rounded(tmp_path):
+    workload, weights = block_rounded_mlp()
+    exported = export_workload(workload, tmp_path)
+    calibration = write_calibration(exported, tmp_path / "calibration")
+    out = tmp_path / "int4"
+    out.mkdir()
+    answer = litert.quantize(
+        quantize_request(exported, BLOCKS, calibration), out, Reporter(stage="test")
+    )
+    assert_holds_blocks((out / answer["artifact"]["entry"]).read_bytes(), weights)
+
+
+def test_onnx_holds_blocks_as_they_were_rounded(tmp_path):
+    workload, weights = block_rounded_mlp()
+    exported = onnx_tools.export_model(workload, tmp_path)
+    answer, _ = exported.quantize(tmp_path / "int4", BLOCKS, None)
+    assert_holds_blocks((tmp_path / "int4" / answer["artifact"]["entry"]).read_bytes(), weights)

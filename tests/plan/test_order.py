@@ -2,13 +2,13 @@
 
 import pytest
 
-from edgekit.compress import DISTIL, FACTORIZE, LORA, PRUNE, SPARSIFY, TRAIN
+from edgekit.compress import DISTIL, FACTORIZE, LORA, PRUNE, ROUND, SPARSIFY, TRAIN
 from edgekit.core.errors import StepError
 from edgekit.core.strategy import Step
 from edgekit.plan.strategy import Wishes, make_strategy
 from tests.plan.builders import INSTALLED, facts, profile, target
 
-SPECS = {spec.name: spec for spec in (DISTIL, FACTORIZE, LORA, PRUNE, SPARSIFY, TRAIN)}
+SPECS = {spec.name: spec for spec in (DISTIL, FACTORIZE, LORA, PRUNE, ROUND, SPARSIFY, TRAIN)}
 UNTRAINED = {"recover": {"epochs": 0}}
 
 
@@ -54,6 +54,23 @@ def test_layers_full_of_zeros_cannot_be_factorized_and_those_left_dense_can():
         plan(zeros, factors, QUANTIZE)
     assert plan(factors, zeros, QUANTIZE).skipped == ()
     assert plan(step("sparsify", ignore=("head",)), factors, QUANTIZE).skipped == ()
+
+
+@pytest.mark.parametrize("name", ["prune", "sparsify", "distil", "factorize", "lora", "train"])
+def test_nothing_moves_weights_off_the_grid_that_they_were_put_on(name):
+    with pytest.raises(StepError, match=f"'{name}' comes after 'round' and would move weights off"):
+        plan(step("round"), step(name), QUANTIZE)
+
+
+def test_training_with_rounded_weights_may_go_on_from_rounded_ones():
+    rounding = {"train": {"rounding": {"precision": "auto"}}}
+    assert plan(step("round"), step("distil", **rounding), QUANTIZE).skipped == ()
+    assert plan(step("train"), step("round"), QUANTIZE).skipped == ()
+
+
+def test_rounding_twice_is_refused():
+    with pytest.raises(StepError, match="'round' stands twice"):
+        plan(step("round"), step("round"), QUANTIZE)
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,15 @@
 
 import pytest
 
-from edgekit.compress import DISTIL, TRAIN
+from edgekit.compress import DISTIL, ROUND, TRAIN
 from edgekit.core.codec import from_plain
 from edgekit.core.errors import StepError
-from edgekit.core.steps import Distil
+from edgekit.core.steps import Distil, Round
 from edgekit.core.strategy import Override, Step
 from edgekit.plan.strategy import Wishes, make_strategy
 from tests.plan.builders import INSTALLED, facts, profile, target
 
-SPECS = {spec.name: spec for spec in (DISTIL, TRAIN)}
+SPECS = {spec.name: spec for spec in (DISTIL, ROUND, TRAIN)}
 
 
 def plan(distil, quantize=None, *, overrides=(), effort="standard", **changes):
@@ -81,3 +81,30 @@ def test_a_skipped_step_asks_nothing():
 def test_an_unknown_precision_names_what_is_allowed():
     with pytest.raises(StepError, match="int3"):
         plan(rounding("int3"), {"precision": "int4"})
+
+
+# The step "round".
+
+
+def plan_round(settings=None, *, quantize):
+    steps = (Step(name="round", settings=settings or {}), Step(name="quantize", settings=quantize))
+    installed = {"quantize": INSTALLED["quantize"], **SPECS}
+    device = profile(steps=steps, family="embedded")
+    return make_strategy(facts(), device, target(), installed, Wishes(effort="quick")).steps[0]
+
+
+def test_the_step_rounds_to_what_the_quantize_step_stores_and_trains_nothing():
+    step = plan_round(quantize={"precision": "int4", "block_size": 64})
+    found = from_plain(Round, step.settings, where="round").rounding
+    assert (step.is_run, found.precision, found.block_size) == (True, "int4", 64)
+
+
+def test_half_precision_leaves_the_step_nothing_to_do():
+    with pytest.raises(StepError, match="stores 'fp16', which is no grid of integers"):
+        plan_round(quantize={"precision": "fp16"})
+
+
+def test_the_step_needs_to_know_how_many_bits():
+    steps = (Step(name="round", settings={}),)
+    with pytest.raises(StepError, match="no quantize step to take it from"):
+        make_strategy(facts(), profile(steps=steps), target(), SPECS, Wishes())
