@@ -18,12 +18,14 @@ import torch
 from torch import Tensor
 
 from edgekit.compress.quantization.clipping import clipped_scales, full_scales, nearest
+from edgekit.compress.quantization.descent import descended
 from edgekit.compress.sparsity.sparsegpt import damped_products, inverse_factor
 from edgekit.compress.training.rounding import short_scales
 
 # Columns whose corrections to later ones are added up before they are applied: speed alone.
 _LAZY_COLUMNS = 128
 _RESCALES = 6
+SWEEPS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,10 +71,18 @@ def round_nearest(weight: Tensor, grid: Grid, importance: Tensor | None = None) 
     return nearest(values, grid.scales(values, importance), grid.top).to(weight.dtype)
 
 
-def gptq(weight: Tensor, products: Tensor, grid: Grid, *, keep: Tensor | None = None) -> Tensor:
+def gptq(
+    weight: Tensor,
+    products: Tensor,
+    grid: Grid,
+    *,
+    keep: Tensor | None = None,
+    sweeps: int = SWEEPS,
+) -> Tensor:
     """Weights on a grid whose outputs are near those of the original ones.
 
-    keep: a mask of the weight's shape; where it is False the result is zero.
+    keep: a mask of the weight's shape; where it is False the result is zero. sweeps: over all
+    columns afterwards (``descent``), at most; 0 is GPTQ alone.
     Shapes: weight (rows, columns); products, the sum of x x^T, (columns, columns), or (groups,
     columns, columns) for a convolution whose rows come in groups with inputs of their own.
     Raises: StepError for inputs that are all zero.
@@ -92,8 +102,18 @@ def gptq(weight: Tensor, products: Tensor, grid: Grid, *, keep: Tensor | None = 
         scales = grid.stored(scales * share)
         found = solver.solved(scales, grid.top)
     is_short = _reached(found, scales, original, grid) < grid.top
-    plain = nearest(original, grid.whole(original), grid.top) * there
-    return torch.where(is_short, plain, found).reshape(weight.shape).to(weight.dtype)
+    scales = torch.where(is_short, grid.whole(original), scales)
+    found = torch.where(is_short, nearest(original, scales, grid.top) * there, found)
+    found = descended(
+        found,
+        original,
+        damped_products(products),
+        scales,
+        top=grid.top,
+        is_free=there & ~_holds_the_scale(found, scales, grid),
+        sweeps=sweeps,
+    )
+    return found.reshape(weight.shape).to(weight.dtype)
 
 
 def output_error(weight: Tensor, rounded: Tensor, products: Tensor) -> float:
@@ -117,6 +137,13 @@ def _reached(found: Tensor, scales: Tensor, original: Tensor, grid: Grid) -> Ten
     is_there = grid.blocks(original).any(dim=-1, keepdim=True)
     reached = torch.where(is_there, largest, torch.full_like(largest, grid.top))
     return reached.expand_as(blocks).flatten(-2)
+
+
+def _holds_the_scale(found: Tensor, scales: Tensor, grid: Grid) -> Tensor:
+    """One weight of each block, the first of the largest ones."""
+    blocks = grid.blocks((found / scales).abs().round())
+    first = blocks.argmax(dim=-1, keepdim=True)
+    return torch.zeros_like(blocks, dtype=torch.bool).scatter(-1, first, value=True).flatten(-2)
 
 
 class _Solver:
