@@ -36,6 +36,8 @@ from edgekit.core.workload import Workload
 __all__ = ["Captured", "capture", "load_program", "load_state", "predict_reference"]
 
 BATCH_AXIS = "batch"
+# Lines of these say nothing of the model's own code.
+_NOT_THE_MODELS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
 SAMPLE_SEED = 0
 
 # What a model's own code and torch raise on inputs that do not suit it.
@@ -81,6 +83,7 @@ def capture(workload: Workload, out: Path, reporter: Reporter) -> Captured:
     # Where it fails it prints the whole graph, past its own logger.
     with _quiet(), silence():
         program = _export(flat, model, sample, is_dynamic=workload.has_dynamic_batch)
+    _refuse_data_dependent_sizes(program)
     facts = facts_of(program, batch=batch)
     save_program(program, out / PROGRAM)
     return Captured(facts=facts, contract=contract, digest=facts.digest)
@@ -296,18 +299,45 @@ def first_line(error: BaseException) -> str:
 
 
 def _place(error: BaseException, *models: nn.Module) -> str:
-    """`` in 'path' (file.py:12)`` of the innermost module that the error went through."""
+    """`` in 'path' (file.py:12)``: the innermost module that the error went through, and the line.
+
+    The line is the last one outside of torch and edgekit: the model's own.
+    """
     paths = {id(item): name for model in models for name, item in model.named_modules()}
-    found = ""
+    owner, line = "", ""
     trace: TracebackType | None = error.__traceback__
     while trace:
         frame = trace.tb_frame
-        owner = frame.f_locals.get("self")
-        if id(owner) in paths and frame.f_code.co_name != "_call_impl":
-            name = paths[id(owner)] or type(owner).__name__
-            found = f" in '{name}' ({Path(frame.f_code.co_filename).name}:{trace.tb_lineno})"
+        code = frame.f_code
+        first = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
+        if id(first) in paths:
+            owner = paths[id(first)] or type(first).__name__
+        if Path(code.co_filename).is_file() and not code.co_filename.startswith(_NOT_THE_MODELS):
+            line = f" ({Path(code.co_filename).name}:{trace.tb_lineno})"
         trace = trace.tb_next
-    return found
+    return f" in '{owner}'{line}" if owner else ""
+
+
+def _refuse_data_dependent_sizes(program: ExportedProgram) -> None:
+    """No runtime plans memory for a size that only the data tell.
+
+    Raises: CompileError naming the operator, and where in the model it is.
+    """
+    for node in program.graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, Tensor) and any(_is_unknown(size) for size in value.shape):
+            stack = list(node.meta.get("nn_module_stack", {}).values())
+            named = f" in '{stack[-1][0]}'" if stack and stack[-1][0] else ""
+            raise CompileError(
+                f"the size of what {node.target} gives{named} depends on the data, as with a mask "
+                "of bools for an index or nonzero; keep the size and use torch.where, or leave "
+                "that part outside of the model"
+            )
+
+
+def _is_unknown(size: int | torch.SymInt) -> bool:
+    """Whether no sample says what the size is. That of a batch axis is known from the sample."""
+    return isinstance(size, torch.SymInt) and size.node.hint is None
 
 
 @contextmanager

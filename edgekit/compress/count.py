@@ -1,5 +1,8 @@
 """Parameters and multiply-accumulates of a model."""
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +51,7 @@ def count_run(model: nn.Module, example: Example) -> Count:
     counter = FlopCounterMode(display=False, custom_mapping=_MISSING)
     try:
         model.eval()
-        with torch.no_grad(), slow_attention(), counter:
+        with torch.no_grad(), _without_gradients(model), slow_attention(), counter:
             example.run(model)
     finally:
         restore_modes(modes)
@@ -59,6 +62,23 @@ def count_run(model: nn.Module, example: Example) -> Count:
         bytes=sum(item.numel() * item.element_size() for item in parameters),
         layers=sum(_has_matrix(module) for module in model.modules()),
     )
+
+
+@contextmanager
+def _without_gradients(model: nn.Module) -> Iterator[None]:
+    """Within the block no parameter asks for a gradient.
+
+    The counter hangs hooks on the gradients of what a module is given. A view of a parameter that
+    asks for one has none under ``no_grad``, and the hook fails (torch 2.13).
+    """
+    asking = [value for value in model.parameters() if value.requires_grad]
+    for value in asking:
+        value.requires_grad = False
+    try:
+        yield
+    finally:
+        for value in asking:
+            value.requires_grad = True
 
 
 def _has_matrix(module: nn.Module) -> bool:
@@ -73,4 +93,17 @@ def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
     return int(sdpa_flop_count(query, keys, values))  # type: ignore[no-untyped-call]
 
 
-_MISSING: dict[Any, Any] = {aten._scaled_dot_product_flash_attention_for_cpu: _attention}  # noqa: SLF001
+def _lstm(steps: Any, from_input: Any, from_state: Any, *_: Any, **__: Any) -> int:
+    """One direction of one layer of an LSTM on a CPU: two products at every step.
+
+    Shapes: steps (time, batch, inputs), from_input (4 hidden, inputs), from_state (4 hidden,
+    hidden).
+    """
+    weights = math.prod(from_input) + math.prod(from_state)
+    return int(2 * steps[0] * steps[1] * weights)
+
+
+_MISSING: dict[Any, Any] = {
+    aten._scaled_dot_product_flash_attention_for_cpu: _attention,  # noqa: SLF001
+    aten.mkldnn_rnn_layer: _lstm,
+}

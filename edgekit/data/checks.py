@@ -72,19 +72,23 @@ def write_split(
     set_name: str,
     needs_target: bool,
     one_in: int,
+    used: Iterable[CheckedSet] = (),
 ) -> tuple[CheckedSet, CheckedSet | None]:
     """A user's samples as two datasets: about one sample in ``one_in`` is held out.
 
     Where a sample goes is decided by its own digest, so that equal samples go the same way and the
-    two never share one. The held-out set is None where none was chosen.
+    two never share one. Samples of ``used`` sets, which the build looks at as well, are never held
+    out. The held-out set is None where none was chosen.
     Raises: WorkloadError as ``write_checked`` does, and when no sample is left to the first.
     """
     samples = iterate_samples(iterable, inputs, set_name=set_name, needs_target=needs_target)
+    staying = {bytes(digest) for item in used for digest in item.digests}
     sides = [_Side(out), _Side(held_out)]
     with ExitStack() as stack:
         for sample in samples:
             digest = input_digest(sample)
-            is_held_out = int.from_bytes(digest[:4], "little") % one_in == 0
+            is_chosen = int.from_bytes(digest[:4], "little") % one_in == 0
+            is_held_out = is_chosen and digest not in staying
             sides[is_held_out].append(sample, digest, stack)
     kept, held = (side.count for side in sides)
     if not kept:

@@ -42,11 +42,12 @@ def find_anti_patterns(
 
 def _one_technique(strategy: Strategy) -> Iterator[str]:
     run = [step.name for step in strategy.steps if step.is_run]
-    skipped = [step.name for step in strategy.skipped]
+    skipped = [f"{step.name} ({step.reason.partition(' (')[0]})" for step in strategy.skipped]
     if len(run) == 1 and skipped:
         yield (
             f"only one technique ({run[0]}) where the profile asks for {len(run) + len(skipped)}: "
-            f"{', '.join(skipped)} did not run; give training data and --effort standard"
+            f"{', '.join(skipped)} did not run; see to what they lack, or take them out of the "
+            "profile's strategy"
         )
 
 

@@ -264,7 +264,10 @@ def _require_change(
             f"none of its {len(points) - 1} epochs or rounds was better on the selection data than "
             f"the weights that it began with (score {points[0]['score']:.4g}), so these were kept"
         )
-        fix = "lower its learning_rate, train longer, give more selection data"
+        fix = (
+            "lower its learning_rate, train longer, give more selection data, leave out all that "
+            "trains (--effort quick)"
+        )
     raise StepError(f"step '{name}' changed nothing: {why}; {fix}, or take it out of the strategy")
 
 

@@ -40,7 +40,9 @@ def advise_on_drop(plan: Plan, drop: Figure, module_steps: Iterable[ModuleStep])
         lost, whole = (
             format_quantity(value, drop.unit) for value in (worst.lost, drop.value or 0.0)
         )
-        yield f"{DROP}: most is lost by '{worst.step}': {lost} of {whole}"
+        is_won_back = worst.lost > (drop.value or 0.0)
+        text = f"{lost}, {whole} after all steps" if is_won_back else f"{lost} of {whole}"
+        yield f"{DROP}: most is lost by '{worst.step}': {text}"
     remedy = _remedy_of(worst.step, plan)
     if remedy:
         yield f"{DROP}: {remedy}"

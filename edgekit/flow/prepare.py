@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 ASSETS = "assets"
 # Without selection data of their own, choices are made on about this share of the training data.
 HELD_OUT_ONE_IN = 10
+HELD_BACK = "selection (held back from the training data)"
+FEW_HELD_OUT = 20
+# What is in these sets is not held back: choices are made on samples that nothing else has seen.
+USED = ("calibration", "unlabelled")
 # What a model learns from may also tell its ranges; what judges it may do neither.
 MAY_SHARE = frozenset(
     frozenset(pair)
@@ -159,9 +163,13 @@ def write_data(
     writer.write("evaluation")
     writer.write("selection")
     if has_training:
-        writer.write_training()
         writer.write("unlabelled", needs_target=False)
-    check_disjoint(writer.sets, may_share=MAY_SHARE)
+        writer.write_training()
+    named = {
+        HELD_BACK if name == "selection" and writer.is_held_out else name: item
+        for name, item in writer.sets.items()
+    }
+    check_disjoint(named, may_share=MAY_SHARE)
     found = {name: item.dataset for name, item in writer.sets.items()}
     if model.adapters is not None and model.contract.adapter is not None:
         # Ranges must hold for every adapter, and every adapter is judged on every sample.
@@ -219,16 +227,23 @@ class _Writer:
                 set_name="training",
                 needs_target=self._needs_target,
                 one_in=HELD_OUT_ONE_IN,
+                used=[self.sets[name] for name in USED if name in self.sets],
             )
         if held is None:
             raise WorkloadError(
                 f"training data: {kept.dataset.count} samples are too few to hold some back for "
-                "choices; give more, or give selection data of their own"
+                "choices, or the build looks at all of them otherwise (calibration, unlabelled); "
+                "give more, or give selection data of their own"
             )
         self._reporter.note(
             f"no selection data: {held.dataset.count} of the training samples are held back, and "
             "choices are made on them"
         )
+        if held.dataset.count < FEW_HELD_OUT:
+            self._reporter.warn(
+                f"choices are made on {held.dataset.count} samples, which is close to chance; give "
+                f"more training data, or {FEW_HELD_OUT} or more as selection"
+            )
         self.sets |= {"training": kept, "selection": held}
         self.is_held_out = True
 
@@ -258,6 +273,32 @@ def _check_workload(workload: Workload) -> None:
             raise WorkloadError(
                 f"{workload.name}: it has no {kind} data; give an iterable of samples"
             )
+    _check_learning(workload)
+
+
+def _check_learning(workload: Workload) -> None:
+    """Refuse a student that is no factory, and teachers that are no list of models."""
+    student, teachers = workload.student, workload.teachers
+    if student is None and isinstance(teachers, (list, tuple)) and not teachers:
+        return
+    # Only a workload that trains has torch to check these with.
+    from torch import nn  # noqa: PLC0415
+
+    if student is not None and (isinstance(student, nn.Module) or not callable(student)):
+        raise WorkloadError(
+            f"{workload.name}: student is a {type(student).__name__}; give a function that makes "
+            "the smaller model, such as lambda: Small(): a build makes it more than once"
+        )
+    is_list = isinstance(teachers, (list, tuple))
+    wrong = [item for item in teachers if not isinstance(item, nn.Module)] if is_list else []
+    if wrong or not is_list:
+        what = (
+            f"hold a {type(wrong[0]).__name__}" if is_list else f"are a {type(teachers).__name__}"
+        )
+        raise WorkloadError(
+            f"{workload.name}: teachers {what}; give a list of torch.nn.Module, the models to "
+            "learn from beside this one"
+        )
 
 
 def _check_labels(contract: Contract) -> None:

@@ -14,6 +14,7 @@ from edgekit.compress.bench import Bench, Call
 from edgekit.compress.masks import bake_masks, copy_model
 from edgekit.compress.state import load_state
 from edgekit.compress.training.augment import make_augment
+from edgekit.compress.training.faults import faults_of
 from edgekit.core.contract import Contract
 from edgekit.core.errors import StepError, WorkloadError
 from edgekit.evaluate.metrics import Metric
@@ -124,7 +125,8 @@ class Workbench:
         # A new student starts from the same weights in every build of the same seed.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)
-            student = make()
+            with faults_of("the workload's student factory", WorkloadError):
+                student = make()
         if not isinstance(student, nn.Module):
             raise WorkloadError(
                 f"the student factory returned {type(student).__name__}; it must return a "

@@ -52,7 +52,7 @@ def _bought(
     *,
     has_student: bool,
 ) -> str:
-    """The model as the steps that run leave it, with this one among them and without."""
+    """The model as the steps up to this one would leave it, with this one and without."""
     if not step.settings:
         return ""
     if step.name in _ONLY_TRAINING:
@@ -60,15 +60,22 @@ def _bought(
     if step.name == "sparsify":
         zeros = from_plain(Sparsify, step.settings, where=step.name).ratio
         return f"would make {zeros:.0%} of the weights zero (asked for), the file no smaller"
-    run = [other for other in planned if other.is_run]
-    joined = [replace(other, is_run=other.is_run or other is step) for other in planned]
+    # What lets this step run lets those before it run as well, and it starts from what they leave.
+    place = next(number for number, other in enumerate(planned) if other is step)
+    without, joined = (
+        [
+            replace(other, is_run=other.is_run or (number < end and bool(other.settings)))
+            for number, other in enumerate(planned)
+        ]
+        for end in (place, place + 1)
+    )
     before, after = (
-        forecasts(facts, steps, has_student=has_student)[-1].likely for steps in (run, joined)
+        forecasts(facts, steps, has_student=has_student)[-1].likely for steps in (without, joined)
     )
     share = after.parameters / max(1, before.parameters)
     if share == 1:
         return _ONLY_WEIGHTS
-    quantize = _quantize_of(run)
+    quantize = _quantize_of([other for other in planned if other.is_run])
     files = [
         format_bytes(estimate_artifact_bytes(item, target, quantize)) for item in (after, before)
     ]

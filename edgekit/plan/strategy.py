@@ -25,6 +25,8 @@ from edgekit.plan.order import check_kinds, check_results_are_used
 from edgekit.plan.recipe import choose_quantize
 from edgekit.plan.rounding import with_rounding
 
+# Of 1: two names that are alike to this share are one name with a slip in it.
+MISSPELT = 0.75
 # How many times the epochs that a strategy states are trained at effort max.
 MAX_EFFORT = 3
 LACKS = "the workload has no "
@@ -120,6 +122,8 @@ def _plan_step(
     where = f"{profile.name}: step '{step.name}'"
     if step.when and step.when not in CONDITIONS:
         raise StepError(f"{where}: unknown condition '{step.when}'{nearest(step.when, CONDITIONS)}")
+    if step.name not in installed:
+        _refuse_misspelt(step.name, installed, where)
     settings = _merged(step.settings, wishes.settings.get(step.name, {}))
     checked: dict[str, Any] = {}
     if step.name in installed and step.name != "quantize":
@@ -135,6 +139,19 @@ def _plan_step(
     if wishes.effort == "max":
         checked = _prolonged(checked, wishes.settings.get(step.name, {}))
     return PlannedStep(name=step.name, is_run=True, reason=step.reason, settings=checked)
+
+
+def _refuse_misspelt(name: str, installed: Mapping[str, StepSpec], where: str) -> None:
+    """A step that a plug-in would bring may be absent; a slip of the pen must not look like one."""
+    # Imported here: only a name that is not known needs it.
+    import difflib  # noqa: PLC0415
+
+    close = difflib.get_close_matches(name, installed, n=1, cutoff=MISSPELT)
+    if close:
+        raise StepError(
+            f"{where} is not installed, and '{close[0]}' is; correct the name, or install the "
+            f"package that brings '{name}'"
+        )
 
 
 def _merged(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:

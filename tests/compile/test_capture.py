@@ -191,6 +191,38 @@ def test_control_flow_that_depends_on_data_is_refused_with_the_module_path(tmp_p
         capture(workload, tmp_path, told.reporter)
 
 
+class Picks(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = Picking()
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+class Picking(nn.Module):
+    def forward(this, x):  # noqa: N805  # some do not call it self
+        return x[:, x[0] > 0].sum(dim=1, keepdim=True) + x
+
+
+def test_a_size_that_depends_on_data_is_refused_with_operator_and_module(tmp_path, told):
+    workload = models.workload_of(Picks().eval(), X, ["y"])
+    with pytest.raises(
+        CompileError, match=r"of what aten\.\S+ gives in 'inner' depends on the data"
+    ):
+        capture(workload, tmp_path, told.reporter)
+
+
+def test_the_line_is_the_models_own_whatever_its_first_argument_is_called(tmp_path, told):
+    class Other(nn.Module):
+        def forward(this, x):  # noqa: N805  # as above
+            return torch.from_numpy(x.numpy())
+
+    workload = models.workload_of(nn.Sequential(Other()).eval(), X, ["y"])
+    with pytest.raises(CompileError, match=r"in '0' \(test_capture\.py:"):
+        capture(workload, tmp_path, told.reporter)
+
+
 def test_a_batch_that_cannot_vary_is_refused_with_a_way_out(tmp_path, told):
     class Fixed(nn.Module):
         def forward(self, x):

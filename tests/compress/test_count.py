@@ -31,10 +31,34 @@ def test_convolution_by_hand():
         (nn.Conv2d(8, 16, 1, groups=4), (2, 8, 6, 6), 36 * 16 * 2),
         (nn.Conv1d(4, 6, 5, stride=2), (2, 4, 21), 9 * 6 * 4 * 5),
         (nn.ConvTranspose2d(4, 6, 2, 2), (2, 4, 5, 5), 25 * 4 * 6 * 4),
+        (nn.LSTM(6, 5, batch_first=True), (2, 7, 6), 7 * 4 * 5 * (6 + 5)),
+        (
+            nn.LSTM(6, 5, 2, batch_first=True, bidirectional=True),
+            (2, 7, 6),
+            7 * 2 * (4 * 5 * (6 + 5) + 4 * 5 * (10 + 5)),
+        ),
+        (nn.GRU(6, 5, batch_first=True), (2, 7, 6), 7 * 3 * 5 * (6 + 5)),
     ],
 )
 def test_layers_by_hand(model, shape, macs):
     assert counted(model, torch.randn(shape)).macs == macs
+
+
+class Asks(nn.Module):
+    """A view of a parameter goes through a layer, as learned queries do."""
+
+    def __init__(self):
+        super().__init__()
+        self.queries, self.layer = nn.Parameter(torch.randn(1, 3, 6)), nn.Linear(6, 4)
+
+    def forward(self, x):
+        return self.layer(self.queries[:, :2].expand(len(x), -1, -1)).sum() + x
+
+
+def test_a_view_of_a_parameter_that_goes_through_a_layer_is_counted():
+    model = Asks()
+    assert counted(model, torch.randn(2, 1)).macs == 2 * 24
+    assert all(value.requires_grad for value in model.parameters())
 
 
 class Attend(nn.Module):

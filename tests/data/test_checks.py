@@ -105,7 +105,7 @@ def test_a_bad_sample_leaves_no_dataset(tmp_path):
 MANY = np.random.default_rng(1).normal(size=(400, 3)).astype(np.float32)
 
 
-def split(folder, samples, one_in=10):
+def split(folder, samples, one_in=10, used=()):
     return write_split(
         samples,
         INPUTS,
@@ -114,6 +114,7 @@ def split(folder, samples, one_in=10):
         set_name="training",
         needs_target=False,
         one_in=one_in,
+        used=used,
     )
 
 
@@ -142,6 +143,15 @@ def test_a_split_that_holds_nothing_back_has_no_second_set(tmp_path):
     kept, held = split(tmp_path, stays[:4])
     assert kept.dataset.count == 4
     assert held is None
+
+
+def test_what_another_set_has_is_never_held_back(tmp_path):
+    """Users calibrate on the first of their training samples."""
+    calibration = write(tmp_path / "calibration", MANY[:200])
+    kept, held = split(tmp_path, MANY, used=[calibration])
+    check_disjoint({"calibration": calibration, "held": held})
+    assert kept.dataset.count + held.dataset.count == 400
+    assert 4 <= held.dataset.count <= 40
 
 
 def test_a_split_that_keeps_nothing_is_refused(tmp_path):

@@ -64,6 +64,12 @@ def test_the_step_that_lost_most_is_named_with_milder_settings():
     assert "--set prune.is_within_limit=true" in lines[1]
 
 
+def test_what_was_won_back_later_is_no_share_of_the_whole():
+    given = plan(("prune", Prune()), ("distil", Distil()))
+    lines = list(advise_on_drop(given, drop(5.0), [ran("prune", 9.0), ran("distil", 4.0)]))
+    assert lines[0].endswith("most is lost by 'prune': 9 points, 5 points after all steps")
+
+
 def test_a_second_step_of_a_name_is_answered_like_the_first():
     given = plan(("prune", Prune()), ("prune", Prune()))
     lines = list(advise_on_drop(given, drop(5.0), [ran("prune", 1.0), ran("prune 2", 5.0)]))

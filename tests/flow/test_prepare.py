@@ -36,6 +36,29 @@ def test_data_lie_on_disk_as_they_were_given(tmp_path):
     assert [int(label) for label in batch["target"]] == [int(y) for _, y in samples(5, 2)]
 
 
+@pytest.mark.parametrize("other", ["calibration", "unlabelled"])
+def test_training_samples_may_be_used_for_more_where_some_are_held_back(other, tmp_path):
+    pairs = samples(300, 7)
+    given = workload(training=pairs, **{other: [image for image, _ in pairs[:150]]})
+    data, _ = write_data(capture(given, tmp_path), tmp_path, ignore, has_training=True)
+    assert data.training.count + data.selection.count == 300
+    assert data.is_held_out
+
+
+def test_held_back_samples_are_told_as_such(tmp_path):
+    pairs = samples(300, 7)
+    given = workload(training=pairs, evaluation=pairs)
+    with pytest.raises(WorkloadError, match=r"evaluation and .*training data share"):
+        write_data(capture(given, tmp_path), tmp_path, ignore, has_training=True)
+
+
+def test_training_samples_that_are_all_used_otherwise_leave_none_to_hold_back(tmp_path):
+    pairs = samples(60, 7)
+    given = workload(training=pairs, calibration=[image for image, _ in pairs])
+    with pytest.raises(WorkloadError, match="looks at all of them otherwise"):
+        write_data(capture(given, tmp_path), tmp_path, ignore, has_training=True)
+
+
 def test_data_that_are_a_generator_are_read_once(tmp_path):
     reads = []
 
@@ -133,6 +156,20 @@ def test_a_model_with_masks_is_captured_as_one_with_plain_zeros(tmp_path):
     plain, masked = facts
     assert masked.digest != plain.digest
     assert replace(masked, digest="") == replace(plain, digest="")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"student": nn.Linear(4, 2)}, "student is a Linear; give a function"),
+        ({"student": "small"}, "student is a str; give a function"),
+        ({"teachers": nn.Linear(4, 2)}, "teachers are a Linear; give a list"),
+        ({"teachers": [None]}, "teachers hold a NoneType; give a list"),
+    ],
+)
+def test_students_and_teachers_of_other_kinds_are_refused(changes, words, tmp_path):
+    with pytest.raises(WorkloadError, match=words):
+        capture(workload(**changes), tmp_path)
 
 
 def test_labels_that_are_not_as_many_as_scores_are_refused(tmp_path):

@@ -14,6 +14,7 @@ from edgekit.compress.example import bench_example, calibration_examples
 from edgekit.compress.pruning.channels import Pruned
 from edgekit.compress.pruning.shrink import shrink_to
 from edgekit.compress.training.batches import stream_seed
+from edgekit.compress.training.faults import faults_of
 from edgekit.compress.training.loss_checks import check_outputs_match
 from edgekit.core.errors import StepError, WorkloadError
 from edgekit.core.progress import Reporter
@@ -126,7 +127,8 @@ def _from_factory(bench: Bench) -> nn.Module:
     # A killed training must find the same student again when it is made anew.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(stream_seed(bench.seed, "student"))
-        made = bench.student()
+        with faults_of("the workload's student factory", WorkloadError):
+            made = bench.student()
     if not isinstance(made, nn.Module):
         raise WorkloadError(
             f"the student factory returned {type(made).__name__}; it must return a torch.nn.Module"

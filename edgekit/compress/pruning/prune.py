@@ -207,7 +207,8 @@ class _Pruning:
             points += outside.points
             self._note(
                 f"stopped after round {len(done)} of {len(self._shares)}: the next one lost "
-                f"{outside.drop:.4g}, and the limit is {self._bench.drop_limit:.4g}"
+                f"{outside.drop:.4g} of the metric, in the unit of its limit, which is "
+                f"{self._bench.drop_limit:.4g}"
             )
         if points[kept].parameters == start.parameters and points[kept].macs == start.macs:
             raise StepError(

@@ -192,7 +192,8 @@ def _as_values(values: Tensor, target: Tensor) -> Tensor:
     if len(values) != len(target) or values.numel() != target.numel():
         raise StepError(
             f"outputs of shape {list(values.shape)} and targets of {list(target.shape)}; they must "
-            "have the same elements; give the workload a 'loss' for anything else"
+            "have the same elements for a loss of values (a regression): set the task to "
+            "'classification' where targets are class numbers, or give the workload a 'loss'"
         )
     return target.reshape(values.shape).to(values.dtype)
 

@@ -67,8 +67,9 @@ class Prune:
         for name, least in (("drop_layers", 0), ("round_to", 0), ("iterations", 1)):
             value = getattr(self, name)
             _expect(name, value, value >= least, f"{least} or more")
-        for pattern in (*self.ignore, *self.layer_ratios):
-            check_pattern("prune", pattern)
+        for name, patterns in (("ignore", self.ignore), ("layer_ratios", self.layer_ratios)):
+            for pattern in patterns:
+                check_pattern(f"prune: {name}", pattern)
         if "layers" in self.units and not (self.drop_layers or self.depth_ratio):
             raise StepError(
                 "prune: units has 'layers' and drop_layers is 0; set drop_layers to how many "

@@ -74,6 +74,15 @@ def test_a_factory_must_make_a_module(digits, checkpoints):
         choose_student(Distil(), bench, SILENT)
 
 
+def test_a_factory_that_fails_is_told_as_the_users(digits, checkpoints):
+    def broken():
+        return {}["width"]
+
+    bench = cnn_bench(digits, checkpoints, student=broken)
+    with pytest.raises(WorkloadError, match="student factory raised KeyError: 'width'"):
+        choose_student(Distil(), bench, SILENT)
+
+
 def test_a_size_that_no_made_student_can_have_is_told_with_its_setting(digits, checkpoints):
     bench = cnn_bench(digits, checkpoints)
     asked = Distil(student="made", student_bytes=200)
