@@ -69,19 +69,18 @@ def write_split(
     out: Path,
     held_out: Path,
     *,
-    set_name: str,
     needs_target: bool,
     one_in: int,
     used: Iterable[CheckedSet] = (),
 ) -> tuple[CheckedSet, CheckedSet | None]:
-    """A user's samples as two datasets: about one sample in ``one_in`` is held out.
+    """A user's training samples as two datasets: about one sample in ``one_in`` is held out.
 
     Where a sample goes is decided by its own digest, so that equal samples go the same way and the
     two never share one. Samples of ``used`` sets, which the build looks at as well, are never held
     out. The held-out set is None where none was chosen.
     Raises: WorkloadError as ``write_checked`` does, and when no sample is left to the first.
     """
-    samples = iterate_samples(iterable, inputs, set_name=set_name, needs_target=needs_target)
+    samples = iterate_samples(iterable, inputs, set_name="training", needs_target=needs_target)
     staying = {bytes(digest) for item in used for digest in item.digests}
     sides = [_Side(out), _Side(held_out)]
     with ExitStack() as stack:
@@ -93,7 +92,7 @@ def write_split(
     kept, held = (side.count for side in sides)
     if not kept:
         raise WorkloadError(
-            f"{set_name} data: {held} samples are too few to hold some back for choices; give "
+            f"training data: {held} samples are too few to hold some back for choices; give "
             "more, or give selection data of their own"
         )
     return open_checked(out), open_checked(held_out) if held else None

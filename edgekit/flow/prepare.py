@@ -224,7 +224,6 @@ class _Writer:
                 self._workload.inputs,
                 out=self._work / "training",
                 held_out=self._work / "selection",
-                set_name="training",
                 needs_target=self._needs_target,
                 one_in=HELD_OUT_ONE_IN,
                 used=[self.sets[name] for name in USED if name in self.sets],

@@ -111,7 +111,6 @@ def split(folder, samples, one_in=10, used=()):
         INPUTS,
         folder / "kept",
         folder / "held",
-        set_name="training",
         needs_target=False,
         one_in=one_in,
         used=used,
