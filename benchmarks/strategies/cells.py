@@ -20,7 +20,7 @@ SERVER_SPEED_UP, SERVER_DROP_POINTS = 2.2, 0.3
 # What INT4 alone leaves of the teacher, and what the embedded strategy does.
 LARGE_BYTES, SMALL_BYTES = 153_000, 24_000
 # Float parameters that such a file holds, next to its container.
-LARGE_PARAMETERS, SMALL_PARAMETERS = 36_000, 3_900
+LARGE_PARAMETERS, SMALL_PARAMETERS = 36_000, 4_300
 # Of every arm of a size.
 LARGE_EPOCHS, SMALL_EPOCHS = 4, 12
 
@@ -35,7 +35,7 @@ def all_cells() -> tuple[Cell, ...]:
         _arm("pruning-alone", "large", _pruned(LARGE_PARAMETERS, 0.5, LARGE_EPOCHS)),
         _arm("distillation-alone", "large", _student(LARGE_BYTES, 32, LARGE_EPOCHS)),
         _arm("mix", "large", _student(LARGE_BYTES, 8, LARGE_EPOCHS)),
-        _arm("pruning-alone", "small", _pruned(SMALL_PARAMETERS, 0.75, SMALL_EPOCHS)),
+        _arm("pruning-alone", "small", _pruned(SMALL_PARAMETERS, 1.0, SMALL_EPOCHS)),
         _arm("distillation-alone", "small", _student(SMALL_BYTES, 32, SMALL_EPOCHS)),
         _arm("mix", "small", _student(SMALL_BYTES, 4, SMALL_EPOCHS)),
     )
@@ -72,9 +72,8 @@ def _arm(arm: str, size: str, settings: dict[str, dict[str, Any]]) -> Cell:
 
 
 def _pruned(parameters: int, depth_ratio: float, epochs: int) -> dict[str, dict[str, Any]]:
-    return {
-        "prune": {"keep": parameters, "depth_ratio": depth_ratio, "recover": {"epochs": epochs}}
-    }
+    amounts = {"keep": parameters, "depth_ratio": depth_ratio, "round_to": 1}
+    return {"prune": {**amounts, "recover": {"epochs": epochs}}}
 
 
 def _student(size_bytes: int, bits: int, epochs: int) -> dict[str, dict[str, Any]]:

@@ -145,7 +145,7 @@ def _grid(layer: RoundedLayer) -> Grid:
 def _summary(settings: Round, errors: Mapping[str, LayerError]) -> str:
     """What rounding cost, for the report."""
     known = [item for item in errors.values() if not item.why_nearest]
-    text = f"round: {len(errors)} layers by {settings.method}"
+    text = f"{len(errors)} layers by {settings.method}"
     if known:
         text += (
             "; squared error of a layer's outputs, median of layers: "
