@@ -35,6 +35,7 @@ def all_cells() -> tuple[Cell, ...]:
         _arm("pruning-alone", "large", _pruned(LARGE_PARAMETERS, 0.5, LARGE_EPOCHS)),
         _arm("distillation-alone", "large", _student(LARGE_BYTES, 32, LARGE_EPOCHS)),
         _arm("mix", "large", _student(LARGE_BYTES, 8, LARGE_EPOCHS)),
+        _arm("mix", "large-int4", _whole(LARGE_EPOCHS)),
         _arm("pruning-alone", "small", _pruned(SMALL_PARAMETERS, 1.0, SMALL_EPOCHS)),
         _arm("distillation-alone", "small", _student(SMALL_BYTES, 32, SMALL_EPOCHS)),
         _arm("mix", "small", _student(SMALL_BYTES, 4, SMALL_EPOCHS)),
@@ -83,6 +84,15 @@ def _student(size_bytes: int, bits: int, epochs: int) -> dict[str, dict[str, Any
         return {"distil": distil}
     distil["train"] = {"epochs": epochs, "rounding": {"precision": "auto"}}
     return {"distil": distil, "quantize": {"precision": f"int{bits}"}}
+
+
+def _whole(epochs: int) -> dict[str, dict[str, Any]]:
+    """The float model teaches itself what 4 bits hold; nothing is cut."""
+    train = {"epochs": epochs, "rounding": {"precision": "auto"}}
+    return {
+        "distil": {"student": "current", "train": train},
+        "quantize": {"precision": "int4"},
+    }
 
 
 def _share(bound: float) -> Any:

@@ -47,7 +47,7 @@ Arm = Literal["published-20", "published-56", "teacher", "plain", "distil", "pru
 PLAIN, PLAIN_SAME_COST, DISTILLED = "plain", "plain-same-cost", "distil"
 SEEDS = (1, 2, 3)
 TRIAL_SEED = 9
-TEACHER_EPOCHS, STUDENT_EPOCHS, PRUNED_EPOCHS = 4, 3, 3
+TEACHER_EPOCHS, STUDENT_EPOCHS, PRUNED_EPOCHS = 4, 3, 24
 # What was cut has far to go: more and smaller steps.
 PRUNED_BATCH = 32
 BACKWARD = 2
