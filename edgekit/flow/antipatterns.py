@@ -46,8 +46,7 @@ def _one_technique(strategy: Strategy) -> Iterator[str]:
     if len(run) == 1 and skipped:
         yield (
             f"only one technique ({run[0]}) where the profile asks for {len(run) + len(skipped)}: "
-            f"{', '.join(skipped)} did not run; see to what they lack, or take them out of the "
-            "profile's strategy"
+            f"{', '.join(skipped)} did not run; give what is lacking, or take the step out"
         )
 
 

@@ -19,7 +19,7 @@ def test_a_small_model_is_cut_taught_built_and_measured(tmp_path, data_dir, monk
     results = tmp_path / "results.json"
     name = "minilm-onnx-recovered"
     monkeypatch.setattr("sys.argv", ["minilm.py", "--cell", name, "--results", str(results)])
-    main(None, minilm.all_cells(workload=TINY, epochs=1), results)
+    main(None, minilm.all_cells(workload=TINY, epochs=3), results)
     record = read_records(results)[name]
     assert record.outcome != "not built", record.message
     sizes = {step.name: parameters_of(step) for step in record.steps}
