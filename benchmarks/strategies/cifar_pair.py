@@ -5,7 +5,7 @@
 ResNet-56 is first adapted to 4,500 JPEG images (the cell "teacher"). Then, for three seeds each,
 ResNet-20 learns from the labels, from labels and teacher, and from the labels for as long as the
 teacher costs; and ResNet-56 loses half of its channels, shortcuts included, and is trained again.
-About 25 minutes of one core. A run that was stopped goes on where it was: a cell that is done has a
+About 45 minutes of one core. A run that was stopped goes on where it was: a cell that is done has a
 record in the results file, one that was killed has checkpoints in the folder ``--work``.
 """
 
