@@ -137,7 +137,12 @@ def quantize_in_blocks(
             f"from {MIN_BLOCK}, and 0 means one scale a channel"
         )
     chosen = {layer.node for layer in layers}
-    floats = {layer.weight: array_of(initializers(model)[layer.weight]) for layer in layers}
+    constants = initializers(model)
+    floats = {
+        layer.weight: array_of(constants[layer.weight])
+        for layer in layers
+        if layer.kind == "matrix"
+    }
     quantizer = MatMulNBitsQuantizer(
         model,
         bits=4,

@@ -36,7 +36,7 @@ def test_int8_scales_hold_the_largest_weight_of_each_channel():
 
 def test_a_reduced_range_has_half_the_steps():
     weight = np.float32([[1.0, -2.0]])
-    np.testing.assert_allclose(int8_scales(weight, 0, is_range_reduced=True), [2.0 / 63])
+    np.testing.assert_allclose(int8_scales(weight, 0, is_range_reduced=True), [2.0 / 64])
 
 
 def test_weights_that_lie_on_a_grid_of_four_bits_stay_exactly_there():

