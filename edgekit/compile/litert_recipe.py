@@ -190,6 +190,14 @@ def _layer(
     if bits == 4 and operator not in FOUR_BIT:
         bits = 8
         notes.append(f"{name}: 8 bits; LiteRT has no 4-bit {operator}")
+    if (
+        bits in (4, 8)
+        and activations == "dynamic"
+        and operator == "BATCH_MATMUL"
+        and item.slot == 0
+    ):
+        bits = 0
+        notes.append(f"{name}: stays float; LiteRT multiplies with integers on the right alone")
     block_size = _block_size(item, name, settings, notes) if bits == 4 else 0
     if activations == "static" and (operator in _NEVER_STATIC or block_size):
         activations = "dynamic"

@@ -17,7 +17,8 @@ class Rounding:
     precision: of layers with weights, as the quantize step has it; "auto" takes it, and all the
     rest, from the quantize step of the strategy, "none" rounds nothing. block_size: columns of a
     linear layer that share a scale; 0 is a scale for each output channel. keep_first_last_int8:
-    with "int4" the first and the last layer are seen at 8 bits. is_range_reduced: 8 bits keep to -64..64.
+    with "int4" the first and the last layer are seen at 8 bits. is_range_reduced: 8 bits go from
+    -64 to 64.
     overrides: other precisions by module path; of several that match a layer the last one counts.
     Raises: StepError for a value that is not allowed, naming the setting.
     """
