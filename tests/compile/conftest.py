@@ -130,3 +130,15 @@ def write_calibration(model: Exported, folder: Path, samples: int = 32) -> Path:
         for row in range(samples):
             writer.append({name: values[row] for name, values in batch.items()})
     return folder
+
+
+def quantized_file(model: Exported, settings: Quantize, root: Path) -> Path:
+    """The .tflite that the quantize stage makes with random calibration data."""
+    from edgekit.compile import litert
+
+    calibration, out = write_calibration(model, root / "calibration"), root / "quantized"
+    out.mkdir()
+    answer = litert.quantize(
+        quantize_request(model, settings, calibration), out, Reporter(stage="test")
+    )
+    return out / answer["artifact"]["entry"]

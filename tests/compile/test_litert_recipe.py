@@ -6,12 +6,10 @@ import torch
 from ai_edge_litert.interpreter import Interpreter
 from torch import nn
 
-from edgekit.compile import litert
 from edgekit.core.contract import Tensor
-from edgekit.core.progress import Reporter
 from edgekit.core.strategy import Quantize
 from tests.compile import models
-from tests.compile.conftest import export_workload, quantize_request, write_calibration
+from tests.compile.conftest import export_workload, quantized_file
 
 
 class Queries(nn.Module):
@@ -31,15 +29,9 @@ class Queries(nn.Module):
 def test_a_constant_on_the_left_of_a_product_builds_runs_and_is_near(activations, tmp_path):
     model = models.trained_like(Queries())
     workload = models.workload_of(model, {"x": Tensor(shape=(16, 32))}, ["y"])
-    exported = export_workload(workload, tmp_path)
-    calibration = write_calibration(exported, tmp_path / "calibration")
-    out = tmp_path / "int8"
-    out.mkdir()
     settings = Quantize(precision="int8", activations=activations)
-    answer = litert.quantize(
-        quantize_request(exported, settings, calibration), out, Reporter(stage="test")
-    )
-    interpreter = Interpreter(model_path=str(out / answer["artifact"]["entry"]), num_threads=1)
+    file = quantized_file(export_workload(workload, tmp_path), settings, tmp_path)
+    interpreter = Interpreter(model_path=str(file), num_threads=1)
     x = np.random.default_rng(1).standard_normal((1, 16, 32)).astype(np.float32)
     (found,) = interpreter.get_signature_runner()(**one_input(interpreter, x)).values()
     with torch.no_grad():

@@ -4,16 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from edgekit.compile import litert
 from edgekit.compress.training.rounding import make_rounder
-from edgekit.core.progress import Reporter
 from edgekit.core.steps import Rounding
 from edgekit.core.strategy import Quantize
 from edgekit.graph.grid import weight_grid
 from edgekit.graph.reader import read_graph
 from edgekit.graph.weights import weight_layers
 from tests.compile import models, onnx_tools
-from tests.compile.conftest import export_workload, quantize_request, write_calibration
+from tests.compile.conftest import export_workload, quantized_file
 
 SETTINGS = Quantize(precision="int4", activations="static", is_unsigned=True)
 INT4 = Rounding(precision="int4")
@@ -60,13 +58,7 @@ def assert_holds_what_was_trained(content, model, layers):
 
 def test_litert_holds_what_was_trained(tmp_path):
     workload, layers = rounded_cnn()
-    exported = export_workload(workload, tmp_path)
-    calibration = write_calibration(exported, tmp_path / "calibration")
-    out = tmp_path / "int4"
-    out.mkdir()
-    request = quantize_request(exported, SETTINGS, calibration)
-    answer = litert.quantize(request, out, Reporter(stage="test"))
-    content = (out / answer["artifact"]["entry"]).read_bytes()
+    content = quantized_file(export_workload(workload, tmp_path), SETTINGS, tmp_path).read_bytes()
     assert_holds_what_was_trained(content, workload.model, layers)
 
 
@@ -125,14 +117,8 @@ def assert_holds_blocks(content, weights):
 
 def test_litert_holds_blocks_as_they_were_rounded(tmp_path):
     workload, weights = block_rounded_mlp()
-    exported = export_workload(workload, tmp_path)
-    calibration = write_calibration(exported, tmp_path / "calibration")
-    out = tmp_path / "int4"
-    out.mkdir()
-    answer = litert.quantize(
-        quantize_request(exported, BLOCKS, calibration), out, Reporter(stage="test")
-    )
-    assert_holds_blocks((out / answer["artifact"]["entry"]).read_bytes(), weights)
+    content = quantized_file(export_workload(workload, tmp_path), BLOCKS, tmp_path).read_bytes()
+    assert_holds_blocks(content, weights)
 
 
 def test_onnx_holds_blocks_as_they_were_rounded(tmp_path):
