@@ -1,6 +1,10 @@
 """How the pruned share grows over the rounds."""
 
+from dataclasses import replace
+
 from edgekit.core.steps.prune import Prune, PruneSchedule
+from edgekit.core.steps.search import Search
+from edgekit.core.steps.train import Train
 
 
 def shares(schedule: PruneSchedule, rounds: int) -> tuple[float, ...]:
@@ -31,3 +35,13 @@ def epochs_by_round(epochs: int, rounds: int) -> tuple[int, ...]:
     """Epochs shared by rounds; what cannot be shared goes to the last ones, where most is gone."""
     each, rest = divmod(epochs, rounds)
     return tuple(each + (number >= rounds - rest) for number in range(rounds))
+
+
+def recover_in_round(recover: Train, number: int, rounds: int) -> Train:
+    """The training after one of the rounds, counted from 0: its share of the epochs.
+
+    Other settings are tried in the last round alone: what it finds is what the model ends with.
+    """
+    epochs = epochs_by_round(recover.epochs, rounds)[number]
+    is_last = number == rounds - 1
+    return replace(recover, epochs=epochs, search=recover.search if is_last else Search())

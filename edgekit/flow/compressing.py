@@ -261,8 +261,9 @@ def _require_change(
     why, fix = "graph and weights are the same", "look at its settings"
     if len(points) > 1 and points[0].get("is_kept"):
         why = (
-            f"none of its {len(points) - 1} epochs or rounds was better on the selection data than "
-            f"the weights that it began with (score {points[0]['score']:.4g}), so these were kept"
+            f"none of its {len(points) - 1} epochs, rounds or trials was better on the selection "
+            f"data than the weights that it began with (score {points[0]['score']:.4g}), so these "
+            "were kept"
         )
         fix = (
             "lower its learning_rate, train longer, give more selection data, leave out all that "

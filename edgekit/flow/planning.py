@@ -25,8 +25,9 @@ from edgekit.flow.results import BuildOptions, FitLine, FitOutcome, PlanResult, 
 from edgekit.flow.sources import NOTHING, SourceOptions, resolve_source
 from edgekit.flow.workspace import workspace
 from edgekit.plan.budget import container_notes
+from edgekit.plan.effort import trained_epochs
 from edgekit.plan.estimate import estimate_figures
-from edgekit.plan.strategy import Wishes, make_strategy, trained_epochs
+from edgekit.plan.strategy import Wishes, make_strategy
 from edgekit.plan.support import operator_uses, require_support
 
 

@@ -18,8 +18,8 @@ from edgekit.core.workload import Workload
 from edgekit.flow.planning import Plan
 from edgekit.flow.prepare import Model
 from edgekit.flow.workbench import make_call
+from edgekit.plan.effort import trained_epochs
 from edgekit.plan.forecast import forecasts
-from edgekit.plan.strategy import trained_epochs
 
 NAME = "training_seconds"
 TIMED_BATCHES = 3

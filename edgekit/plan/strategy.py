@@ -20,6 +20,7 @@ from edgekit.core.strategy import (
     Strategy,
 )
 from edgekit.core.target import Target
+from edgekit.plan.effort import prolonged, trained_epochs
 from edgekit.plan.missed import told_of_missed
 from edgekit.plan.order import check_kinds, check_results_are_used
 from edgekit.plan.recipe import choose_quantize
@@ -27,8 +28,6 @@ from edgekit.plan.rounding import with_rounding
 
 # Of 1: two names that are alike to this share are one name with a slip in it.
 MISSPELT = 0.75
-# How many times the epochs that a strategy states are trained at effort max.
-MAX_EFFORT = 3
 LACKS = "the workload has no "
 # Conditions and the workload's fields that meet them.
 WORKLOAD_FIELDS = {
@@ -137,7 +136,7 @@ def _plan_step(
     if step.name == "quantize":
         return _plan_quantize(step, settings, facts, profile, target, wishes.overrides)
     if wishes.effort == "max":
-        checked = _prolonged(checked, wishes.settings.get(step.name, {}))
+        checked = prolonged(checked, wishes.settings.get(step.name, {}))
     return PlannedStep(name=step.name, is_run=True, reason=step.reason, settings=checked)
 
 
@@ -173,26 +172,6 @@ def _remedy(obstacle: str) -> str:
         f"; give the workload '{field}', or make the step conditional: when = \"{name}\" in "
         "place of required = true"
     )
-
-
-def _prolonged(settings: Mapping[str, Any], stated: Mapping[str, Any]) -> dict[str, Any]:
-    """The same settings with more epochs, but for those that the user has stated."""
-    longer: dict[str, Any] = {}
-    for key, value in settings.items():
-        given = stated.get(key)
-        if isinstance(value, Mapping):
-            longer[key] = _prolonged(value, given if isinstance(given, Mapping) else {})
-        else:
-            longer[key] = value * MAX_EFFORT if key == "epochs" and given is None else value
-    return longer
-
-
-def trained_epochs(settings: Mapping[str, Any]) -> int | None:
-    """The epochs that a step's settings ask for, in whatever table; None where none is named."""
-    found = [settings["epochs"]] if "epochs" in settings else []
-    tables = (value for value in settings.values() if isinstance(value, Mapping))
-    found += [epochs for table in tables if (epochs := trained_epochs(table)) is not None]
-    return sum(found) if found else None
 
 
 def _checked(spec: StepSpec, settings: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -117,6 +117,27 @@ def test_every_step_is_counted_and_judged_in_order(builds, tmp_path, plugged):
 
 
 @pytest.mark.slow
+def test_effort_max_tries_rates_and_trains_three_times_as_long(builds, tmp_path):
+    device = profile(tmp_path, ("train", "{ epochs = 1, learning_rate = 0.002 }"))
+    heard = Heard()
+    result = build(builds, device, workload(), effort="max", listener=heard)
+    points = {point["name"]: point for point in result.steps[0].points}
+    assert list(points) == [
+        "train start",
+        "trial, as stated",
+        "trial, learning_rate 0.0006",
+        "trial, learning_rate 0.006",
+        *(f"train epoch {number}" for number in (1, 2, 3)),
+    ]
+    scores = [point["score"] for name, point in points.items() if name.startswith("trial")]
+    told = next(note for note in heard.notes("train") if note.startswith("3 trials"))
+    rates = ("as stated", "learning_rate 0.0006", "learning_rate 0.006")
+    # Of equal ones the earlier.
+    assert told.endswith(f"taken: {rates[scores.index(max(scores))]}")
+    assert result.manifest.effort == "max"
+
+
+@pytest.mark.slow
 def test_a_build_that_changes_the_last_step_reuses_the_others(builds, tmp_path, plugged):
     given = workload(training=tiny.samples(300, 8))
     steps = (("train", "{ epochs = 1, learning_rate = 0.002 }"), ("scale", "{ factor = 4.0 }"))

@@ -16,13 +16,16 @@ from edgekit.compress.bench import Bench, Call, StepPoint, StepResult
 from edgekit.compress.count import count
 from edgekit.compress.distillation.agreement import agreement
 from edgekit.compress.distillation.learner import STUDENT, Learner, student_of
+from edgekit.compress.distillation.lessons import Lessons
 from edgekit.compress.distillation.student import Student, choose_student
 from edgekit.compress.distillation.syllabus import check_data, make_syllabus
 from edgekit.compress.distillation.teachers import Task, Teachers, resolve_task
 from edgekit.compress.distillation.teaching import DistilLoss, Teaching
+from edgekit.compress.training.search import Variation, rates, search, short
 from edgekit.compress.training.train import Trained, train
 from edgekit.core.progress import Reporter
 from edgekit.core.steps.distil import Distil
+from edgekit.core.steps.search import Search
 
 NAME = "distil"
 
@@ -38,11 +41,9 @@ def distil(settings: Distil, bench: Bench, reporter: Reporter) -> StepResult:
     teachers = Teachers(bench, task)
     student = choose_student(settings, bench, reporter)
     syllabus = make_syllabus(settings, bench, task, teachers, reporter)
-    teaching = Teaching(student.model, settings, bench, task, teachers)
-    learner, loss = teaching.make(syllabus.lessons)
-    _tell_of_dropped(settings, loss, reporter)
     inner = replace(bench, training=syllabus.lessons.dataset, call=_call_of_student(bench))
-    trained = _train(learner, loss, inner, settings, student.masks, reporter)
+    lesson = _Lesson(student, bench, inner, task, teachers, syllabus.lessons, reporter)
+    settings, teaching, loss, trained = lesson.teach(settings)
     if trained.points[0].is_kept:
         reporter.warn(
             f"no epoch was better by {bench.metric.name} on the selection data than the student "
@@ -59,26 +60,82 @@ def distil(settings: Distil, bench: Bench, reporter: Reporter) -> StepResult:
     )
 
 
-def _train(
-    learner: nn.Module,
-    loss: DistilLoss,
-    bench: Bench,
-    settings: Distil,
-    masks: Mapping[str, Tensor],
-    reporter: Reporter,
-) -> Trained:
-    prefix = STUDENT if isinstance(learner, Learner) else ""
-    return train(
-        learner,
-        loss,
-        bench,
-        settings.train,
-        reporter,
-        masks={f"{prefix}{name}": keeps for name, keeps in masks.items()},
-        name=NAME,
-        after_batch=learner.follow if isinstance(learner, Learner) else None,
-        rounded=student_of(learner),
-    )
+class _Lesson:
+    """What is taught, to whom, whatever the settings."""
+
+    def __init__(  # what a training of a student needs
+        self,
+        student: Student,
+        bench: Bench,
+        inner: Bench,
+        task: Task,
+        teachers: Teachers,
+        lessons: Lessons,
+        reporter: Reporter,
+    ) -> None:
+        """inner: the bench that the training sees."""
+        self._student, self._bench, self._inner = student, bench, inner
+        self._task, self._teachers, self._lessons = task, teachers, lessons
+        self._reporter = reporter
+
+    def teach(self, settings: Distil) -> tuple[Distil, Teaching, DistilLoss, Trained]:
+        """The whole training, after trials where they are asked for; with the settings taken."""
+        teaching, learner, loss = self._make(settings)
+        _tell_of_dropped(settings, loss, self._reporter)
+        if not settings.train.search.epochs or self._bench.trainer is not None:
+            return settings, teaching, loss, self._train(learner, loss, settings, NAME)
+        stages = [rates(settings.train, _with_rate)]
+        if {"hard", "soft"} <= {item.name for item in loss.terms}:
+            stages.append(_label_shares(settings))
+        found = search(
+            settings,
+            stages,
+            self._try,
+            model=self._student.model,
+            masks=self._student.masks,
+            bench=self._inner,
+            reporter=self._reporter,
+        )
+        taken = replace(found.settings, train=replace(found.settings.train, search=Search()))
+        teaching, learner, loss = self._make(taken)
+        return taken, teaching, loss, found.told_in(self._train(learner, loss, taken, NAME))
+
+    def _try(self, settings: Distil, trial: str) -> Trained:
+        _, learner, loss = self._make(settings)
+        brief = replace(settings, train=short(settings.train))
+        return self._train(learner, loss, brief, f"{NAME}-{trial}")
+
+    def _make(self, settings: Distil) -> tuple[Teaching, nn.Module, DistilLoss]:
+        teaching = Teaching(self._student.model, settings, self._bench, self._task, self._teachers)
+        return teaching, *teaching.make(self._lessons)
+
+    def _train(self, learner: nn.Module, loss: DistilLoss, settings: Distil, name: str) -> Trained:
+        prefix = STUDENT if isinstance(learner, Learner) else ""
+        masks = {f"{prefix}{path}": keeps for path, keeps in self._student.masks.items()}
+        return train(
+            learner,
+            loss,
+            self._inner,
+            settings.train,
+            self._reporter,
+            masks=masks,
+            name=name,
+            after_batch=learner.follow if isinstance(learner, Learner) else None,
+            rounded=student_of(learner),
+            order=NAME,
+        )
+
+
+def _with_rate(settings: Distil, rate: float) -> Distil:
+    return replace(settings, train=replace(settings.train, learning_rate=rate))
+
+
+def _label_shares(settings: Distil) -> tuple[Variation[Distil], ...]:
+    def at(share: float) -> Variation[Distil]:
+        name = f"labels {share:g} of hard and soft"
+        return Variation(name=name, change=lambda old: old.with_label_share(share))
+
+    return tuple(at(share) for share in settings.label_shares)
 
 
 def _call_of_student(bench: Bench) -> Call:

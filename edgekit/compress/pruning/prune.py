@@ -22,7 +22,7 @@ from edgekit.compress.pruning.goal import Key
 from edgekit.compress.pruning.importance import IN_LOSS, Losses
 from edgekit.compress.pruning.prunable import Prunable, find_prunable
 from edgekit.compress.pruning.rounds import Round, Rounds
-from edgekit.compress.schedule import epochs_by_round, rounds_of, shares
+from edgekit.compress.schedule import recover_in_round, rounds_of, shares
 from edgekit.compress.training.batches import Batches
 from edgekit.compress.training.objective import label_objective
 from edgekit.compress.training.recovery import recovery_objective
@@ -76,7 +76,6 @@ class _Pruning:
         self._units = [unit for unit in asked_units(settings) if unit != "layers"]
         # Layers alone go in one round: there is nothing that could grow.
         self._shares = shares(settings.schedule, rounds_of(settings)) if self._units else (1.0,)
-        self._epochs = epochs_by_round(settings.recover.epochs, len(self._shares))
         self._rounds = Rounds(bench, settings, reporter)
         self._told: set[str] = set()
 
@@ -140,13 +139,15 @@ class _Pruning:
         else:
             model, masks, facts = before.model, before.masks, dict(before.facts)
         points = [self._point(f"{name} cut", model, began)]
-        epochs = self._epochs[number]
-        if epochs:
-            bench, recover = self._bench, replace(self._settings.recover, epochs=epochs)
-            weight = self._settings.teacher_weight
+        recover = recover_in_round(self._settings.recover, number, len(self._shares))
+        if recover.epochs:
+            bench, weight = self._bench, self._settings.teacher_weight
             objective = recovery_objective(bench, recover, weight, self._reporter)
             folder = f"round-{number + 1}"
-            train(model, objective, bench, recover, self._reporter, masks=masks, name=folder)
+            trained = train(
+                model, objective, bench, recover, self._reporter, masks=masks, name=folder
+            )
+            points += trained.tried
         points.append(self._point(name, model, began))
         drop = self._judge.judge(model).drop if self._settings.is_within_limit else None
         return Round(model=model, masks=masks, points=tuple(points), drop=drop, facts=facts)

@@ -16,7 +16,7 @@ from edgekit.compress.bench import Bench, StepPoint, StepResult
 from edgekit.compress.count import count
 from edgekit.compress.judge import Judge
 from edgekit.compress.masks import merged_masks, require_zeros
-from edgekit.compress.schedule import epochs_by_round, shares
+from edgekit.compress.schedule import recover_in_round, shares
 from edgekit.compress.sparsity.compressed_size import compressed_bytes
 from edgekit.compress.sparsity.rigl import RigL, plan_updates
 from edgekit.compress.sparsity.sparse_layers import Participants, SparseWeight, participants
@@ -28,6 +28,7 @@ from edgekit.compress.training.recovery import recovery_objective
 from edgekit.compress.training.train import Trained, train
 from edgekit.core.errors import StepError
 from edgekit.core.progress import Reporter
+from edgekit.core.steps.search import Search
 from edgekit.core.steps.sparsify import Sparsify
 from edgekit.core.steps.train import Train
 
@@ -99,12 +100,11 @@ class _Step:
         """Prune and train, round after round, up to the last one inside the limit."""
         standing = self._start()
         rounds = self.settings.iterations
-        epochs = epochs_by_round(self.settings.recover.epochs, rounds)
         for number, share in enumerate(shares(self.settings.schedule, rounds), start=1):
             ratio = share * self.settings.ratio
             before = replace(standing, masks=dict(standing.masks))
             weights = _copies(self.model) if self.settings.is_within_limit else {}
-            self._round(standing, number, ratio, epochs[number - 1])
+            self._round(standing, number, ratio)
             if not self._is_inside():
                 if number == 1:
                     raise StepError(self._outside(ratio))
@@ -134,7 +134,13 @@ class _Step:
             first_share=settings.drop_ratio,
             group=0 if settings.grouped is None else settings.grouped.group,
         )
-        trained = self._train(settings.recover, moving, "rigl", after_batch=rigl.after_batch)
+        recover = replace(settings.recover, search=Search())
+        if settings.recover.search.epochs:
+            self.reporter.note(
+                "no trials: when weights move hangs on the length of the training, so a shorter "
+                "one tells nothing"
+            )
+        trained = self._train(recover, moving, "rigl", after_batch=rigl.after_batch)
         self._add_training(standing, trained, f"{settings.ratio:.1%} zeros", started)
         standing.masks = moving
         standing.moved = sum(int((moving[name] & ~keeps).sum()) for name, keeps in first.items())
@@ -152,7 +158,7 @@ class _Step:
         point = self._point("as it came", self.judge.score(self.model), 0.0)
         return _Standing(masks=dict(self.bench.masks), points=[point])
 
-    def _round(self, standing: _Standing, number: int, ratio: float, epochs: int) -> None:
+    def _round(self, standing: _Standing, number: int, ratio: float) -> None:
         settings, rounds = self.settings, self.settings.iterations
         name = f"{ratio:.1%} zeros" if rounds == 1 else f"round {number}, {ratio:.1%} zeros"
         started = time.monotonic()
@@ -171,8 +177,8 @@ class _Step:
             self._tell(pruned.by_magnitude)
         if number == rounds:
             self._require_zeros_added()
-        if epochs:
-            recover = replace(settings.recover, epochs=epochs)
+        recover = recover_in_round(settings.recover, number - 1, rounds)
+        if recover.epochs:
             trained = self._train(recover, standing.masks, f"recover-{number}")
             self._add_training(standing, trained, name, started)
             return

@@ -44,7 +44,7 @@ def finetune(settings: Train, bench: Bench, reporter: Reporter) -> StepResult:
         model=bench.model.cpu(),
         masks=bench.masks,
         points=trained.points,
-        values={"score": trained.score, "epochs": len(trained.points) - 1},
+        values={"score": trained.score, "epochs": trained.epochs},
     )
 
 

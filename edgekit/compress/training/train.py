@@ -23,11 +23,13 @@ from edgekit.compress.training.checkpoint import Checkpoint, fingerprint_of
 from edgekit.compress.training.memory_format import channels_last
 from edgekit.compress.training.optimizer import check_masks, live_batch_norms, zero_masked_
 from edgekit.compress.training.rounding import Rounder, make_rounder
+from edgekit.compress.training.search import rates, search, short
 from edgekit.compress.training.training_run import Trained, TrainingRun
 from edgekit.compress.training.update import Updater
 from edgekit.core.codec import to_plain
 from edgekit.core.errors import StepError
 from edgekit.core.progress import Reporter
+from edgekit.core.steps.search import Search
 from edgekit.core.steps.train import Train
 
 __all__ = ["AfterBatch", "Trained", "train"]
@@ -46,6 +48,7 @@ def train(  # noqa: PLR0913  # what a training is about, and how it goes
     name: str = "train",
     after_batch: AfterBatch | None = None,
     rounded: nn.Module | None = None,
+    order: str = "",
 ) -> Trained:
     """Train a model in place; it ends in eval mode with the best weights on the selection data.
 
@@ -56,18 +59,67 @@ def train(  # noqa: PLR0913  # what a training is about, and how it goes
     one step have two. after_batch: called with the number of batches done; it finds the gradients
     of all weights, and may change masks in place (they are part of a checkpoint, and end as they
     were with the best weights). rounded: the part of the model whose weights ``settings.rounding``
-    is about, if not all of it; they end rounded. A loop of the user's (``bench.trainer``) takes the
-    place of this one: its result is judged once, it keeps no average, and it is not resumed.
+    is about, if not all of it; they end rounded. order: trainings of one order see the samples in
+    the same order, augmented alike; it is the name where none is given. A loop of the user's
+    (``bench.trainer``) takes the place of this one: its result is judged once, it keeps no average,
+    and it is not resumed. Where ``settings.search`` asks for trials they come first, and are told
+    among the points.
     Raises: StepError where there is nothing to train or to train on, for a loss or a gradient that
     is not finite, and for masks that are not the model's.
     """
     masks = bench.masks if masks is None else masks
+
+    def run(chosen: Train, folder: str) -> Trained:
+        return _train(
+            model,
+            objective,
+            bench,
+            chosen,
+            reporter,
+            masks=masks,
+            name=folder,
+            after_batch=after_batch,
+            rounded=rounded,
+            order=order or name,
+        )
+
+    if not (settings.epochs and settings.search.epochs):
+        return run(settings, name)
+    if bench.trainer is not None:
+        reporter.note("no trials: the workload's 'trainer' has settings of its own")
+        return run(replace(settings, search=Search()), name)
+    model.to(bench.device)
+    found = search(
+        settings,
+        (rates(settings, lambda old, rate: replace(old, learning_rate=rate)),),
+        lambda chosen, trial: run(short(chosen), f"{name}-{trial}"),
+        model=model,
+        masks=masks,
+        bench=bench,
+        reporter=reporter,
+    )
+    return found.told_in(run(replace(found.settings, search=Search()), name))
+
+
+def _train(  # noqa: PLR0913  # as its caller
+    model: nn.Module,
+    objective: Objective,
+    bench: Bench,
+    settings: Train,
+    reporter: Reporter,
+    *,
+    masks: Mapping[str, Tensor],
+    name: str,
+    after_batch: AfterBatch | None,
+    rounded: nn.Module | None,
+    order: str,
+) -> Trained:
     check_masks(model, masks)
     model.to(bench.device)
     kept = {key: value.to(bench.device) for key, value in masks.items()}
     if not settings.epochs:
         return _untrained(model, bench, kept, name)
-    batches = Batches(bench, settings.batch_size, name=name)
+    batches = Batches(bench, settings.batch_size, name=order)
     rounder = _rounder(rounded or model, model, bench, settings, reporter)
     _check_batch_norms(model, batches, name)
     facts = {**_facts(bench, settings, batches), "name": name}

@@ -29,13 +29,25 @@ CHECKPOINT_SECONDS = 120.0
 class Trained:
     """What a training did.
 
-    points: the start and every epoch; the one whose weights the model has is kept. score: of these
-    weights, by the metric, on the selection data. seconds: of all runs that it took.
+    points: the start, trials of other settings, every epoch; the one whose weights the model has is
+    kept. score: of these weights, by the metric, on the selection data. seconds: of all runs that
+    it took, without the trials.
     """
 
     points: tuple[StepPoint, ...]
     score: float
     seconds: float
+    trials: int = 0
+
+    @property
+    def tried(self) -> tuple[StepPoint, ...]:
+        """The points of the trials."""
+        return self.points[1 : 1 + self.trials]
+
+    @property
+    def epochs(self) -> int:
+        """How many there were."""
+        return len(self.points) - 1 - self.trials
 
 
 class TrainingRun:

@@ -10,7 +10,18 @@ from edgekit.core.steps.lora import Lora
 from edgekit.core.steps.prune import Prune
 from edgekit.core.steps.round import Round
 from edgekit.core.steps.rounding import Rounding
+from edgekit.core.steps.search import Search
 from edgekit.core.steps.sparsify import Sparsify
 from edgekit.core.steps.train import Train
 
-__all__ = ["Distil", "Factorize", "Lora", "Prune", "Round", "Rounding", "Sparsify", "Train"]
+__all__ = [
+    "Distil",
+    "Factorize",
+    "Lora",
+    "Prune",
+    "Round",
+    "Rounding",
+    "Search",
+    "Sparsify",
+    "Train",
+]

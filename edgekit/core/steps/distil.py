@@ -1,7 +1,7 @@
 """Settings of distillation."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from edgekit.core.codec import nearest
@@ -34,7 +34,8 @@ class Distil:
     synthetic_samples: how many inputs to make from the teacher where there are too few: pictures
     and the like by a search of synthetic_steps each; a causal language model (task "language")
     writes text, from the first prompt_tokens of real samples on, drawing each token at
-    generation_temperature.
+    generation_temperature. label_shares: where train.search asks for trials, shares of the labels
+    in what hard and soft labels weigh together that are tried as well.
     Raises: StepError for a value outside its range, naming the setting.
     """
 
@@ -60,6 +61,7 @@ class Distil:
     synthetic_steps: int = 400
     prompt_tokens: int = 8
     generation_temperature: float = 1.0
+    label_shares: tuple[float, ...] = (0.1, 0.7)
     train: Train = field(default_factory=Train)
 
     def __post_init__(self) -> None:
@@ -78,6 +80,8 @@ class Distil:
             _expect(name, value, value >= 1, "1 or more")
         warmth = self.generation_temperature
         _expect("generation_temperature", warmth, warmth > 0, "above 0")
+        for share in self.label_shares:
+            _expect("label_shares", share, 0 < share < 1, "above 0, below 1")
         for name, weight in self.weights.items():
             _expect(f"{name}_weight", weight, weight >= 0, "0 (for none) or more")
         self._check_together()
@@ -86,6 +90,11 @@ class Distil:
     def weights(self) -> dict[str, float]:
         """Shares of the loss by name: hard, soft, feature, attention, relation, self, ..."""
         return {name: getattr(self, f"{name}_weight") for name in _WEIGHTS}
+
+    def with_label_share(self, share: float) -> "Distil":
+        """The same, with such a share of the labels in what hard and soft labels weigh together."""
+        both = self.hard_weight + self.soft_weight
+        return replace(self, hard_weight=both * share, soft_weight=both * (1 - share))
 
     def _check_together(self) -> None:
         if not any(self.weights.values()):

@@ -1,12 +1,13 @@
 """Settings of the training loop that all training steps share."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from edgekit.core.codec import nearest
 from edgekit.core.errors import StepError
 from edgekit.core.steps.rounding import Rounding
+from edgekit.core.steps.search import Search
 
 Optimizer = Literal["adamw", "sgd"]
 Schedule = Literal["cosine", "linear", "constant"]
@@ -24,7 +25,8 @@ class Train:
     a better metric on the selection data after which training stops; 0 never stops early.
     has_mixed_precision: where the device has it (CUDA). label_smoothing: share of a label's weight
     that is spread over all classes. rounding: weights are seen while they are trained as the
-    quantize step will store them, and end so; None sees them as they are.
+    quantize step will store them, and end so; None sees them as they are. search: short trials of
+    other settings before the training.
     Raises: StepError for a value outside its range, naming the setting.
     """
 
@@ -42,6 +44,7 @@ class Train:
     has_mixed_precision: bool = True
     label_smoothing: float = 0.0
     rounding: Rounding | None = None
+    search: Search = field(default_factory=Search)
 
     def __post_init__(self) -> None:
         _expect_one_of("optimizer", self.optimizer, get_args(Optimizer))
