@@ -62,7 +62,7 @@ class StepRecord:
     """What the model was after one step, in counts that are the same everywhere.
 
     bytes: of the float weights after a step on the module, of the file after a step on the graph.
-    parameters, macs: 0 where a step on the graph leaves them as they were.
+    parameters, macs: steps on the graph leave them as they were.
     """
 
     name: str

@@ -24,6 +24,7 @@ from edgekit.bundle.manifest import (
 )
 from edgekit.bundle.paths import file_name_for
 from edgekit.core.artifact import Artifact
+from edgekit.core.facts import ModelFacts
 from edgekit.core.figure import Figure, exact
 from edgekit.core.verdict import Verdict
 from edgekit.data.dataset import Dataset
@@ -120,20 +121,30 @@ def make_evidence(build: Build, verdict: Verdict, notes: tuple[str, ...]) -> Evi
 
 def _step_figures(build: Build) -> tuple[StepFigures, ...]:
     """By step, in order: what the model was after it. The last one is the artifact that ships."""
-    measured, facts = build.measured.figures, build.model.facts
-    counts = (("parameters", facts.parameters), ("macs", facts.macs))
+    measured, exported = build.measured.figures, _exported_facts(build)
     figures = {
         FLOAT: (
             *(measured[name] for name in ("metric_float", "artifact_float_bytes")),
-            *(exact(name, count, "", "counted in the captured graph") for name, count in counts),
+            *_counts(build.model.facts, "counted in the captured graph"),
         )
     }
     figures |= {step.name: step.figures for step in build.module_steps}
     for name, size in build.products.step_bytes.items():
-        figures[name] = (size, *_seconds(build, name))
+        how = "counted in the captured graph, of which this step changes none"
+        figures[name] = (size, *_counts(exported, how), *_seconds(build, name))
     last = next(reversed(build.products.step_bytes))
     figures[last] += tuple(measured[name] for name in (METRIC, DROP) if name in measured)
     return tuple(StepFigures(name=name, figures=items) for name, items in figures.items())
+
+
+def _exported_facts(build: Build) -> ModelFacts:
+    """Of the model that was exported, as the last step on the module left it."""
+    return build.module_steps[-1].facts if build.module_steps else build.model.facts
+
+
+def _counts(facts: ModelFacts, how: str) -> tuple[Figure, ...]:
+    counts = (("parameters", facts.parameters), ("macs", facts.macs))
+    return tuple(exact(name, count, "", how) for name, count in counts)
 
 
 def _seconds(build: Build, step: str) -> tuple[Figure, ...]:
@@ -156,8 +167,14 @@ def _step_records(build: Build) -> tuple[StepRecord, ...]:
         )
         for step in build.module_steps
     ]
+    exported = _exported_facts(build)
     graphs = [
-        StepRecord(name=name, bytes=int(figure.value or 0))
+        StepRecord(
+            name=name,
+            bytes=int(figure.value or 0),
+            parameters=exported.parameters,
+            macs=exported.macs,
+        )
         for name, figure in build.products.step_bytes.items()
     ]
     return (*modules, *graphs)

@@ -113,6 +113,11 @@ def test_every_step_is_counted_and_judged_in_order(builds, tmp_path, plugged):
     assert figures["metric_drop"].value == 0
     assert [item.name for item in result.manifest.steps] == names[1:]
     assert result.manifest.steps[0].macs == figures["macs"].value
+    # Storing weights in other bits changes no count, and every line of the table has them.
+    for step, record in zip(result.evidence.steps[1:], result.manifest.steps, strict=True):
+        counted = {item.name: item.value for item in step.figures}
+        assert counted["parameters"] == record.parameters == parameters
+        assert counted["macs"] == record.macs == figures["macs"].value
     assert len(result.manifest.lineage.training) == 64
 
 
