@@ -3,6 +3,7 @@
 Only what is the same on every machine is looked at, because the lines go into the manifest.
 """
 
+import re
 import statistics
 from collections.abc import Iterator
 
@@ -53,8 +54,8 @@ def _one_technique(strategy: Strategy) -> Iterator[str]:
 def _full_precision(profile: DeviceProfile, strategy: Strategy) -> Iterator[str]:
     if quantize_of(strategy) is None:
         yield (
-            f"full precision for {profile.name}: no step makes the weights smaller; add a quantize "
-            "step to the profile"
+            f"full precision for {profile.name}: no step stores the weights in fewer bits; add a "
+            "quantize step to the profile"
         )
 
 
@@ -92,5 +93,10 @@ def _same_bits(errors: tuple[WeightError, ...]) -> Iterator[str]:
             )
             yield (
                 f"the same {bits} bits for layers of very different sensitivity: the weights of "
-                f"{named} lose more than the others'; keep them at more bits (--layer PATTERN=int8)"
+                f"{named} lose more than the others'; keep them at more bits "
+                f"(--layer '^{re.escape(worst[0][0])}$={_wider(bits)}')"
             )
+
+
+def _wider(bits: int) -> str:
+    return "int8" if bits < 8 else "float"

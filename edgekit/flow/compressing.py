@@ -5,8 +5,10 @@ It runs in this process, where the user's model and functions live. After each s
 captured again: what cannot be exported any more is found here and not hours later.
 """
 
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from edgekit.compress.judge import Judge
 from edgekit.compress.sparsity.sparse_report import sparsity_figures
 from edgekit.compress.state import save_state
 from edgekit.core.codec import from_plain, to_plain
-from edgekit.core.errors import StepError
+from edgekit.core.errors import StepError, WorkloadError
 from edgekit.core.facts import ModelFacts
 from edgekit.core.figure import Figure, exact
 from edgekit.core.progress import Listener, Reporter
@@ -87,7 +89,7 @@ class Compressor:
             {
                 "settings": planned.settings,
                 "files": _files_of(planned.settings),
-                "metric": self._metric.name,
+                "metric": self._bench.judged_by.name,
                 "functions": functions,
                 "drop_limit": self._bench.drop_limit,
                 "device": self._bench.device.type,
@@ -95,6 +97,12 @@ class Compressor:
             {**self._samples(), **_before(steps)},
         )
         reporter = Reporter(stage=name, listener=self._listener)
+        if self._bench.judged_by is not self._metric:
+            reporter.note(
+                f"judged by the {self._bench.judged_by.name} of its outputs to the float model's "
+                f"on the calibration data: {self._metric.name} needs targets, and there are no "
+                "selection or training data that have some"
+            )
         if unknown:
             reporter.note(
                 f"not kept for other builds: what the workload's {', '.join(unknown)} holds cannot "
@@ -119,7 +127,9 @@ class Compressor:
         settings = from_plain(kind, planned.settings, where=planned.name, error=StepError)
         step: Any = resolve_handler(spec.handler)
         started = time.perf_counter()
-        result: StepResult = step(settings, self._bench.make(standing, checkpoints), reporter)
+        bench = self._bench.make(standing, checkpoints)
+        with _named_errors(planned.name):
+            result: StepResult = step(settings, bench, reporter)
         seconds = time.perf_counter() - started
         origin = standing.base if result.base == "current" else result.base
         base, _ = self._bench.base(origin)
@@ -193,7 +203,8 @@ class Compressor:
         def live(_: Path, reporter: Reporter, checkpoints: Path) -> Mapping[str, Any]:
             bench = self._bench.make(standing, checkpoints)
             reporter.progress("on the evaluation data, in float")
-            paired = Judge(bench, evaluation).paired(bench.model)
+            judge = Judge(replace(bench, metric=self._metric), evaluation)
+            paired = judge.paired(bench.model)
             return {"figures": to_plain((paired.candidate, paired.drop))}
 
         is_cached = functions.get("metric") is not None
@@ -223,6 +234,17 @@ class Compressor:
             inputs={role: str(folder) for role, (folder, _) in inputs.items()},
             digests={role: digest for role, (_, digest) in inputs.items()},
         )
+
+
+@contextmanager
+def _named_errors(name: str) -> Iterator[None]:
+    """Errors of a step say which one it was, where their own text does not."""
+    try:
+        yield
+    except (StepError, WorkloadError) as error:
+        if re.match(rf"(step ')?{re.escape(name)}\b", str(error)):
+            raise
+        raise type(error)(f"step '{name}': {error}") from error
 
 
 def _named(steps: tuple[PlannedStep, ...]) -> Iterator[tuple[PlannedStep, str]]:

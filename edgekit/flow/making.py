@@ -54,8 +54,8 @@ class Products:
 
     exported: the float artifact of the model that the steps left, with its names; of the user's own
     where no step changed the model. steps: after each graph step, with names. baseline: the user's
-    model in float, final: the last artifact, both as they ship. step_bytes: file size after each
-    graph step by name.
+    model in float, final: the last artifact, both as they ship. step_bytes: by graph step, the size
+    of its file as it would ship, without names.
     """
 
     exported: Made
@@ -99,23 +99,30 @@ class Maker(StageCaller):
         Raises: CompileError or StepError; an audit that is not accepted is a StepError.
         """
         current, steps, audits = exported, [], []
-        step_bytes = {"export": artifact_bytes([exported.file])}
-        for step in self.plan.steps_on(ActsOn.GRAPH):
+        planned = self.plan.steps_on(ActsOn.GRAPH)
+        for step in planned:
             before, current = current, self._apply(step, current, data)
             steps.append(current)
             _require_change(step, before, current)
             if step.name == "quantize":
                 audits.append(self._audit(step, before, current))
-            step_bytes[step.name] = artifact_bytes([current.file])
         baseline = self._finish("strip float", original)
-        is_changed = current is not original
+        names = ("export", *(step.name for step in planned))
+        shipped = {original.file: baseline}
+        for name, made in zip(names, (exported, *steps), strict=True):
+            if made.file not in shipped:
+                label = "strip" if made is current else f"strip after {name}"
+                shipped[made.file] = self._finish(label, made)
         return Products(
             exported=exported,
             steps=tuple(steps),
             baseline=baseline,
-            final=self._finish("strip", current) if is_changed else baseline,
+            final=shipped[current.file],
             audits=tuple(audits),
-            step_bytes=step_bytes,
+            step_bytes={
+                name: artifact_bytes([shipped[made.file].file])
+                for name, made in zip(names, (exported, *steps), strict=True)
+            },
         )
 
     def _apply(self, step: PlannedStep, made: Made, data: DataSets) -> Made:

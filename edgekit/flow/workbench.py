@@ -17,13 +17,15 @@ from edgekit.compress.training.augment import make_augment
 from edgekit.compress.training.faults import faults_of
 from edgekit.core.contract import Contract
 from edgekit.core.errors import StepError, WorkloadError
-from edgekit.evaluate.metrics import Metric
+from edgekit.evaluate.metrics import Metric, resolve_metric
 from edgekit.flow.fingerprint import fingerprint
 from edgekit.flow.planning import Plan
 from edgekit.flow.prepare import DataSets, Model
 
 BaseKind = Literal["model", "student"]
 DROP = "metric_drop"
+# How steps judge where no data but those of the verdict have targets.
+LIKENESS = "cosine"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +90,7 @@ class Workbench:
             unlabelled=data.unlabelled,
             calibration=data.calibration,
             selection=data.selection or data.calibration,
-            metric=self._metric,
+            metric=self.judged_by,
             checkpoints=checkpoints,
             loss=given.loss,
             augment=make_augment(given.augment, self._contract),
@@ -134,9 +136,17 @@ class Workbench:
             )
         return student
 
+    @cached_property
+    def judged_by(self) -> Metric:
+        """The metric of choices; without targets to choose on, likeness to the float model."""
+        is_blind = self._metric.needs_target and self._data.selection is None
+        return resolve_metric(LIKENESS) if is_blind else self._metric
+
     @property
     def drop_limit(self) -> float | None:
-        """The bound on the metric's drop that the build is judged by, where there is one."""
+        """The bound on the metric's drop, where there is one and choices are judged by it."""
+        if self.judged_by is not self._metric:
+            return None
         bounds = [limit.bound for limit in self._plan.limits if limit.figure == DROP]
         return bounds[0] if bounds else None
 

@@ -214,9 +214,16 @@ def _compute(subject: Subject) -> Iterator[Finding]:
 
 
 def _has_no_integer_kernel(subject: Subject, layer: WeightLayer) -> bool:
-    """Whether ONNX Runtime can only widen these weights: 4 bits, and most recurrent layers."""
+    """Whether ONNX Runtime can only widen these weights: 4 bits, and most recurrent layers.
+
+    Convolutions at 8 bits beside 4-bit matrices are stored so too: with activations scaled at run
+    time they would be several times slower than float.
+    """
     if subject.graph.format != "onnx":
         return False
+    is_convolution = layer.kind in ("conv", "depthwise")
+    if is_convolution and subject.settings.activations == "dynamic":
+        return subject.settings.precision == "int4"
     is_float_cell = layer.kind == "recurrent" and (
         layer.operator.name != "LSTM" or subject.settings.activations == "static"
     )
@@ -235,8 +242,8 @@ def _unsupported(subject: Subject, layers: list[WeightLayer]) -> Finding:
         share=share,
         message=(
             f"{len(layers)} weights are computed with in float ({share:.1%} of all): ONNX Runtime "
-            f"has no integer kernel for 4 bits or recurrent layers like these, they win bytes "
-            f"only: {names}"
+            f"has no integer kernel for 4 bits or recurrent layers like these, nor a fast one for "
+            f"convolutions with activations scaled at run time; they win bytes only: {names}"
         ),
         severity="note",
     )

@@ -76,6 +76,7 @@ def test_layers_that_lose_far_more_at_the_same_bits_are_named():
     (line,) = found(DISTIL, QUANTIZE, errors=errors(0.01, 0.01, 0.2, 0.01))
     assert "the same 8 bits" in line
     assert "layer2 (20% of them, 20.0 times the median)" in line
+    assert line.endswith("(--layer '^layer2$=float')")
 
 
 @pytest.mark.parametrize(
@@ -97,6 +98,7 @@ def test_a_layer_with_outliers_is_named_at_four_bits():
         lost.append(np.linalg.norm(rounded - weights) / np.linalg.norm(weights))
     (line,) = found(DISTIL, QUANTIZE, errors=errors(*lost, bits=4))
     assert "layer2 (" in line
+    assert line.endswith("(--layer '^layer2$=int8')")
 
 
 def test_layers_are_compared_at_the_same_bits_only():

@@ -113,6 +113,8 @@ def test_every_step_is_counted_and_judged_in_order(builds, tmp_path, plugged):
     assert figures["metric_drop"].value == 0
     assert [item.name for item in result.manifest.steps] == names[1:]
     assert result.manifest.steps[0].macs == figures["macs"].value
+    shipped = {item.name: item.value for item in result.evidence.figures}["artifact_bytes"]
+    assert result.manifest.steps[-1].bytes == shipped
     # Storing weights in other bits changes no count, and every line of the table has them.
     for step, record in zip(result.evidence.steps[1:], result.manifest.steps, strict=True):
         counted = {item.name: item.value for item in step.figures}
@@ -140,6 +142,33 @@ def test_effort_max_tries_rates_and_trains_three_times_as_long(builds, tmp_path)
     # Of equal ones the earlier.
     assert told.endswith(f"taken: {rates[scores.index(max(scores))]}")
     assert result.manifest.effort == "max"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("sparsify", "{ sparsity_ratio = 0.4 }"),
+        ("prune", "{ ratio = 0.3, recover = { epochs = 0 } }"),
+    ],
+)
+def test_a_step_that_trains_nothing_needs_no_targets_to_choose_on(builds, tmp_path, name, settings):
+    given, heard = tiny.workload(), Heard()
+    assert given.training is None
+    assert given.selection is None
+    device = profile(tmp_path, (name, settings))
+    wide = {"metric_drop": 100.0}
+    result = build(builds, device, given, effort="quick", listener=heard, limits=wide)
+    assert any(note.startswith("judged by the cosine") for note in heard.notes(name))
+    first = result.steps[0].points[0]["score"]
+    assert first == pytest.approx(1.0, abs=1e-6)
+    assert all(point["score"] <= first + 1e-6 for point in result.steps[0].points)
+    # Told by the workload's own metric, on the evaluation data.
+    drop = {item.name: item for item in result.evidence.steps[1].figures}["metric_drop"]
+    assert drop.unit == "points"
+    limited = f"{settings.removesuffix(' }')}, is_within_limit = true }}"
+    with pytest.raises(StepError, match="no selection data with targets"):
+        build(builds, profile(tmp_path, (name, limited)), given, effort="quick")
 
 
 @pytest.mark.slow

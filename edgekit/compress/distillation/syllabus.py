@@ -196,7 +196,9 @@ def _tell(
 ) -> None:
     count = sum(int(pool.times.sum()) for pool in pools)
     beside = "no labelled ones" if labelled is None else f"{labelled.count:,} labelled ones"
-    reporter.note(f"an epoch goes over {count:,} unlabelled samples beside {beside}")
+    is_repeated = any(int(pool.times.max(initial=0)) > 1 for pool in pools)
+    again = " (some more than once, so that classes are balanced)" if is_repeated else ""
+    reporter.note(f"an epoch goes over {count:,} unlabelled samples{again} beside {beside}")
     found = told.get("pseudo_labels")
     if found is None:
         return

@@ -236,7 +236,8 @@ def _only_input(bench: Bench) -> InputContract:
         given = ", ".join(f"{item.name} {item.dtype}" for item in items)
         raise StepError(
             f"distil: synthetic_samples: the model takes {given}; inputs can only be made for a "
-            "model that takes one tensor of floats: set synthetic_samples to 0"
+            "model that takes one tensor of floats, or for a causal language model, where task = "
+            '"language" says so: set either, or synthetic_samples to 0'
         )
     return items[0]
 

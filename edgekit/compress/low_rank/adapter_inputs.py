@@ -66,8 +66,9 @@ def layout_of(model: nn.Module, adapters: Sequence[Adapter]) -> Layout:
             layer = model.get_submodule(path)
             if not isinstance(layer, nn.Linear) and not is_transposed(layer):
                 raise StepError(
-                    f"{adapter.folder}: layer '{path}' is a {type(layer).__name__}; an adapter "
-                    "that is chosen at run time can only change linear layers: merge this one"
+                    f"{adapter.folder}: layer '{path}' is of class {type(layer).__name__}; an "
+                    "adapter that is chosen at run time can only change linear layers: merge this "
+                    "one"
                 )
             ranks[path] = max(ranks.get(path, 0), factor.rank)
     places, start = [], 0

@@ -93,8 +93,8 @@ def check_factor(where: str, path: str, layer: nn.Module, factor: Factor) -> Non
         is_known = isinstance(layer, nn.Embedding)
     if not is_known or "weight" not in layer._parameters:  # noqa: SLF001  # else it is computed
         raise StepError(
-            f"{where}: layer '{path}' is a {kind} in this model, which takes no adapter; merge "
-            "adapters before steps that replace layers, into linear layers, convolutions and "
+            f"{where}: layer '{path}' is of class {kind} in this model, which takes no adapter; "
+            "merge adapters before steps that replace layers, into linear layers, convolutions and "
             "embeddings"
         )
     if isinstance(layer, (nn.Conv1d, nn.Conv2d)) and layer.groups > 1:

@@ -237,7 +237,7 @@ def _by_reason(whole: Mapping[str, str]) -> str:
 def _summary(found: Ranked, taken_apart: Mapping[str, Decomposition]) -> str:
     methods = Counter(taken_apart[path].method for path in found.ranks)
     parts = ", ".join(f"{number} by {method}" for method, number in sorted(methods.items()))
-    return f"factorize: {len(found.ranks)} layers replaced ({parts})"
+    return f"layers replaced: {len(found.ranks)} ({parts})"
 
 
 def _described(item: Decomposition, ranks: Ranks, parameters_before: int) -> dict[str, Any]:

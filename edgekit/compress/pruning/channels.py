@@ -258,6 +258,6 @@ def _rounding_notes(groups: Sequence[Group], multiple: int) -> list[str]:
         return []
     shown = ", ".join(f"'{path}'" for path in dict.fromkeys(small[:3]))
     return [
-        f"{len(small)} groups have fewer than {2 * multiple} channels ({shown}): they are rounded "
+        f"groups with fewer than {2 * multiple} channels: {len(small)} ({shown}): they are rounded "
         f"to a smaller multiple than {multiple}"
     ]

@@ -61,7 +61,8 @@ def _check(settings: Prune, bench: Bench) -> None:
         )
     if settings.is_within_limit and bench.drop_limit is None:
         raise StepError(
-            "prune: is_within_limit is set, and the profile limits no metric_drop; set a limit, or "
+            "prune: is_within_limit is set, and there is no limit to keep: the profile has no "
+            "limit of metric_drop, or no selection data with targets tell it; give either, or "
             "leave is_within_limit out"
         )
 
@@ -122,6 +123,13 @@ class _Pruning:
         if not self._units:
             return {}
         groups = self._prunable(model).groups
+        kinds = {group.kind for group in groups}
+        for name, kind in (("head_ratio", "heads"), ("ffn_ratio", "ffn")):
+            if getattr(self._settings, name) and kind not in kinds:
+                raise StepError(
+                    f"prune: {name} is {getattr(self._settings, name)}, and nothing of {kind} may "
+                    f"go in this model; take {name} out"
+                )
         return {group.key: len(group.units) for group in groups}
 
     def _prunable(self, model: nn.Module) -> Prunable:

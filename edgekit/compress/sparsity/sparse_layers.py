@@ -153,9 +153,9 @@ def _why_unmapped(module: nn.Module, leaf: str, uses: Sequence[tuple[str, nn.Mod
         return "its weight is shared with " + ", ".join(f"'{path}'" for path, _ in uses[1:])
     is_map = isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d)) or is_transposed(module)
     if not is_map or leaf != "weight":
-        return f"a {type(module).__name__} is no plain linear map of its input"
+        return f"layers of class {type(module).__name__} are no plain linear maps of their input"
     if not has_plain_forward(module):
-        return f"a {type(module).__name__} computes in a way of its own"
+        return f"layers of class {type(module).__name__} compute in a way of their own"
     return ""
 
 

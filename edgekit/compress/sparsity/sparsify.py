@@ -267,8 +267,9 @@ def _check_bench(settings: Sparsify, bench: Bench) -> None:
         )
     if settings.is_within_limit and bench.drop_limit is None:
         raise StepError(
-            "sparsify: is_within_limit is true and the profile sets no limit of the metric's drop; "
-            "give it one, or set is_within_limit to false"
+            "sparsify: is_within_limit is set, and there is no limit to keep: the profile has no "
+            "limit of metric_drop, or no selection data with targets tell it; give either, or "
+            "leave is_within_limit out"
         )
 
 

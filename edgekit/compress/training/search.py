@@ -77,9 +77,9 @@ def search(  # what is tried, on what, and how it is told
     """Try the stated settings, and then each stage's variations of the best so far.
 
     run: a short training of the model with such settings; its text names the folder of its
-    checkpoints. Of equal scores the earlier trial's settings are taken. A variation whose loss or
+    checkpoints. Of equal scores the earlier trial's settings are taken. A trial whose loss or
     gradient is not finite is out, and said so. model, masks: left as they were.
-    Raises: StepError as the trainings do.
+    Raises: StepError as the trainings do, and where every trial is out.
     """
     points: list[StepPoint] = []
     numbers = count(1)
@@ -93,9 +93,10 @@ def search(  # what is tried, on what, and how it is told
         points.append(replace(kept, name=label, is_kept=False, seconds=trained.seconds))
         return trained.score
 
-    best, best_name = stated, STATED
-    best_score = attempt(stated, STATED)
-    for stage in stages:
+    as_stated: Variation[T] = Variation(name=STATED, change=lambda settings: settings)
+    best, best_name, best_score = stated, STATED, None
+    failures: list[StepError] = []
+    for stage in ((as_stated,), *stages):
         start = best
         for variation in stage:
             settings = variation.change(start)
@@ -104,11 +105,14 @@ def search(  # what is tried, on what, and how it is told
             except StepError as error:
                 if not isinstance(error.__cause__, NotFiniteError):
                     raise
+                failures.append(error)
                 reporter.warn(f"{TRIAL}, {variation.name}: {error.__cause__}; it is out")
                 continue
-            if judge.is_better(score, best_score):
+            if best_score is None or judge.is_better(score, best_score):
                 best, best_score, best_name = settings, score, variation.name
-    told = ", ".join(f"{item.name.removeprefix(f'{TRIAL}, ')} {item.score:.4g}" for item in points)
+    if best_score is None:
+        raise failures[0]
+    told = "; ".join(f"{item.name.removeprefix(f'{TRIAL}, ')}: {item.score:.4g}" for item in points)
     reporter.note(f"{len(points)} trials on the selection data ({told}); taken: {best_name}")
     return Found(settings=best, points=tuple(points))
 

@@ -80,6 +80,19 @@ class Prune:
                 f"prune: drop_layers is {self.drop_layers} and depth_ratio is {self.depth_ratio}; "
                 "leave one of them at 0"
             )
+        self._check_rounds()
+
+    def _check_rounds(self) -> None:
+        if self.schedule == "one-shot" and self.iterations > 1:
+            raise StepError(
+                f"prune: iterations is {self.iterations} and schedule 'one-shot' has one round; "
+                'use schedule = "linear" or "cubic", or iterations = 1'
+            )
+        if self.schedule != "per-epoch" and 0 < self.recover.epochs < self.iterations:
+            raise StepError(
+                f"prune: recover.epochs is {self.recover.epochs} for {self.iterations} rounds; "
+                "give each round an epoch or more, or 0 to train nothing"
+            )
         if self.schedule == "per-epoch" and not self.recover.epochs:
             raise StepError(
                 "prune: schedule is 'per-epoch' and recover.epochs is 0; set recover.epochs to how "

@@ -124,7 +124,7 @@ def test_what_is_no_product_on_a_linear_layer_must_be_merged():
     with pytest.raises(StepError, match=r"replaces 'classifier\.bias'"):
         layout_of(base, [whole])
     norm = Adapter(folder=Path("made"), factors={"norm": BRIEF.factors["layers.1.ffn_in"]})
-    with pytest.raises(StepError, match="'norm' is a LayerNorm"):
+    with pytest.raises(StepError, match="'norm' is of class LayerNorm"):
         layout_of(base, [norm])
 
 

@@ -240,7 +240,7 @@ def test_a_layer_that_an_earlier_step_replaced_takes_no_adapter(tmp_path):
     base = bert()
     part = base.encoder.layer[0].attention.self
     part.query = nn.Sequential(nn.Linear(32, 8, bias=False), nn.Linear(8, 32))
-    with pytest.raises(StepError, match="is a Sequential in this model"):
+    with pytest.raises(StepError, match="is of class Sequential in this model"):
         fitted(load_adapter(tmp_path), base)
 
 

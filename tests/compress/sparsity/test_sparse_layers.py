@@ -62,7 +62,7 @@ def test_a_subclass_that_computes_in_its_own_way_is_not_weighed():
             return 2 * super().forward(given.flip(-1))
 
     (weight,) = participants(nn.Sequential(Scaled(4, 4))).weights
-    assert "a way of its own" in weight.why_unmapped
+    assert "a way of their own" in weight.why_unmapped
 
 
 @pytest.mark.parametrize("name", ["conv.weight", "up.weight", "turned.weight", "volume.weight"])

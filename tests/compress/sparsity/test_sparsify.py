@@ -275,7 +275,7 @@ def test_training_without_data_is_refused(digits, fitted_mlp, checkpoints):
 
 def test_a_limit_that_is_not_there_is_refused(digits, fitted_mlp, checkpoints):
     bench = bench_of(fitted_mlp, digits, checkpoints)
-    with pytest.raises(StepError, match="sets no limit"):
+    with pytest.raises(StepError, match="no limit to keep"):
         sparsify(Sparsify(is_within_limit=True), bench, SILENT)
 
 

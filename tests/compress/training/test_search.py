@@ -92,9 +92,18 @@ def test_a_trial_that_diverges_is_out_and_said_so(digits, checkpoints):
         "trial, as stated",
         "trial, learning_rate 0.002",
     ]
-    stated = mlp_bench(digits, checkpoints / "stated")
-    with pytest.raises(StepError, match="Lower learning_rate"):
-        _train(stated, replace(settings, learning_rate=1e35))
+
+
+def test_a_sound_trial_saves_a_training_whose_stated_rate_diverges(digits, checkpoints):
+    bench = mlp_bench(digits, checkpoints / "saved")
+    wild = replace(LOW, optimizer="sgd", clip_norm=0.0, learning_rate=1e35)
+    settings = replace(wild, search=Search(epochs=2, rate_factors=(1e-37,)))
+    found = _train(bench, settings)
+    assert [point.name for point in _trials(found.points)] == ["trial, learning_rate 0.01"]
+    assert found.score > 0.2
+    lost = mlp_bench(digits, checkpoints / "lost")
+    with pytest.raises(StepError, match=r"Lower learning_rate \(now 1e\+35\)"):
+        _train(lost, replace(wild, search=Search(epochs=2, rate_factors=(2.0,))))
 
 
 def test_a_search_that_was_interrupted_goes_on_where_it_was(digits, checkpoints, monkeypatch):
@@ -146,12 +155,12 @@ def test_distillation_tries_shares_of_the_labels_at_the_best_rate(fitted_cnn, di
         "trial, as stated",
         "trial, learning_rate 0.0003",
         "trial, learning_rate 0.003",
-        "trial, labels 0.1 of hard and soft",
-        "trial, labels 0.7 of hard and soft",
+        "trial, labels 0.3 of hard and soft",
+        "trial, labels 0.9 of hard and soft",
     ]
     scores = [point.score for point in _trials(found.points)]
     share = found.values["weights"]["hard"]
-    best = {0.3: max(scores[:3]), 0.1: scores[3], 0.7: scores[4]}
+    best = {0.7: max(scores[:3]), 0.3: scores[3], 0.9: scores[4]}
     assert best[round(share, 3)] == max(scores)
     rate = 3e-3 if scores[2] > scores[0] else 1e-3
     taken = replace(settings.with_label_share(share), train=replace(LOW, epochs=2))
