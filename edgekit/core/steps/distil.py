@@ -46,8 +46,8 @@ class Distil:
     student_macs: int = 0
     task: Task = "auto"
     temperature: float = 4.0
-    hard_weight: float = 0.3
-    soft_weight: float = 0.7
+    hard_weight: float = 0.7
+    soft_weight: float = 0.3
     feature_weight: float = 0.0
     attention_weight: float = 0.0
     relation_weight: float = 0.0
@@ -61,7 +61,7 @@ class Distil:
     synthetic_steps: int = 400
     prompt_tokens: int = 8
     generation_temperature: float = 1.0
-    label_shares: tuple[float, ...] = (0.1, 0.7)
+    label_shares: tuple[float, ...] = (0.3, 0.9)
     train: Train = field(default_factory=Train)
 
     def __post_init__(self) -> None:

@@ -138,7 +138,7 @@ def test_without_any_label_a_student_learns_from_its_teacher(digits, tmp_path, f
     longer = Distil(train=replace(SETTINGS, epochs=8))
     found = distil(longer, bench, Reporter(stage="t", listener=said.append))
     assert found.values["score"] > 0.7
-    assert found.values["weights"] == {"soft": 0.7}
+    assert found.values["weights"] == {"soft": 0.3}
     assert any("hard_weight counts for nothing" in event.message for event in said)
 
 
@@ -183,7 +183,7 @@ def test_the_report_says_what_was_done(bench, digits):
     assert values["parameters"] == {
         name: sum(item.numel() for item in model.parameters()) for name, model in sizes.items()
     }
-    assert values["weights"] == {"hard": 0.3, "soft": 0.7, "feature": 0.5}
+    assert values["weights"] == {"hard": 0.7, "soft": 0.3, "feature": 0.5}
     assert (values["student"], values["task"], values["teachers"]) == (
         "factory",
         "classification",
@@ -426,7 +426,7 @@ def test_a_language_model_is_distilled_token_by_token(tmp_path, has_labels):
     assert taught.score < 0.6
     assert result.values["score"] < 1.0
     assert result.values["agreement"] > 0.5
-    assert result.values["weights"]["hard"] == 0.3
+    assert result.values["weights"]["hard"] == 0.7
 
 
 # A kill.
