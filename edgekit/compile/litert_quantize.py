@@ -105,12 +105,15 @@ def _add(work: Any, layer: LayerRecipe) -> None:
     elif layer.bits == 16:
         work.add_weight_only_config(scope, operator, 16, algorithm_key=_FLOAT_CASTING)
     elif layer.activations == "static":
-        work.add_static_config(scope, operator, 8, layer.bits, algorithm_key=_algorithm(layer))
+        work.add_static_config(
+            scope, operator, 8, layer.bits, _granularity(layer), _algorithm(layer)
+        )
     elif layer.activations == "dynamic":
-        granularity = _granularity(layer.block_size)
-        work.add_dynamic_config(scope, operator, layer.bits, granularity, _algorithm(layer))
+        work.add_dynamic_config(scope, operator, layer.bits, _granularity(layer), _algorithm(layer))
     else:
-        work.add_weight_only_config(scope, operator, layer.bits, algorithm_key=_algorithm(layer))
+        work.add_weight_only_config(
+            scope, operator, layer.bits, _granularity(layer), _algorithm(layer)
+        )
 
 
 def _algorithm(layer: LayerRecipe) -> Any:
@@ -129,8 +132,10 @@ def _operation(operator: str) -> str:
     return "CONV_2D_TRANSPOSE" if operator == "TRANSPOSE_CONV" else operator
 
 
-def _granularity(block_size: int) -> Any:
-    name = f"BLOCKWISE_{block_size}" if block_size else "CHANNELWISE"
+def _granularity(layer: LayerRecipe) -> Any:
+    name = f"BLOCKWISE_{layer.block_size}" if layer.block_size else "CHANNELWISE"
+    if layer.is_per_tensor:
+        name = "TENSORWISE"
     return qtyping.QuantGranularity(name)
 
 

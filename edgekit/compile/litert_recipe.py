@@ -23,6 +23,8 @@ BLOCKWISE = ("FULLY_CONNECTED", "EMBEDDING_LOOKUP")
 BLOCK_SIZES = (32, 64, 128, 256)
 # These have no kernel with calibrated integers at both ends.
 _NEVER_STATIC = ("EMBEDDING_LOOKUP",)
+# These may have one scale for all their weights; rows of embeddings keep their own.
+_ONE_SCALE = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED")
 _QUANTIZABLE = (
     *("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED"),
     *("EMBEDDING_LOOKUP", "BATCH_MATMUL"),
@@ -37,7 +39,8 @@ class LayerRecipe:
 
     operator: LiteRT's name of it. scope: the names of its outputs as ai-edge-quantizer joins them.
     bits: 0 leaves it float, 16 is float16. block_size: 0 is a scale for each channel. is_on_grid:
-    the weights are whole steps already, as training with rounding leaves them.
+    the weights are whole steps already, as training with rounding leaves them. is_per_tensor: one
+    scale for the layer.
     """
 
     layer: str
@@ -47,6 +50,7 @@ class LayerRecipe:
     activations: Activations
     block_size: int = 0
     is_on_grid: bool = False
+    is_per_tensor: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,6 +216,7 @@ def _layer(
         bits=bits,
         activations="none" if bits in (0, 16) else activations,
         block_size=block_size,
+        is_per_tensor=settings.is_per_tensor and bits == 8 and operator in _ONE_SCALE,
         is_on_grid=bits == 4 and is_on_grid(graph.constant_array(item.tensor.index), bits),
     )
 

@@ -27,6 +27,7 @@ from edgekit.compile.onnx_model import (
     replace_nodes,
 )
 from edgekit.core.errors import StepError
+from edgekit.core.strategy import Quantize
 
 DYNAMIC_OPERATORS = ("MatMul", "Conv", "LSTM")
 # MatMulNBits and GatherBlockQuantized take powers of two from 16.
@@ -82,7 +83,7 @@ def _as_matmul(node: onnx.NodeProto) -> list[onnx.NodeProto]:
 
 
 def quantize_at_run_time(
-    model: onnx.ModelProto, layers: Sequence[Layer], scratch: Path, *, is_range_reduced: bool
+    model: onnx.ModelProto, layers: Sequence[Layer], scratch: Path, settings: Quantize
 ) -> onnx.ModelProto:
     """The model with INT8 weights in these layers and activations quantized as they come."""
     source, result = scratch / "in.onnx", scratch / "out.onnx"
@@ -92,8 +93,8 @@ def quantize_at_run_time(
             str(source),
             str(result),
             op_types_to_quantize=list(DYNAMIC_OPERATORS),
-            per_channel=True,
-            reduce_range=is_range_reduced,
+            per_channel=not settings.is_per_tensor,
+            reduce_range=settings.is_range_reduced,
             weight_type=QuantType.QInt8,
             nodes_to_quantize=[layer.node for layer in layers],
             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},

@@ -185,8 +185,7 @@ def _to_dynamic(work: Work, reporter: Reporter) -> tuple[onnx.ModelProto, list[s
     )
     chosen = (*eights, *matrices)
     if chosen:
-        reduced = work.settings.is_range_reduced
-        model = quantize_at_run_time(model, chosen, work.scratch, is_range_reduced=reduced)
+        model = quantize_at_run_time(model, chosen, work.scratch, work.settings)
     narrow_to_int4(model, move_to_int4_grid(model, kept, matrices))
     # After the run-time quantizer: it knows no types behind operators that are not ONNX's own.
     model = _block_embeddings(work, model)

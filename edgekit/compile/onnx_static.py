@@ -72,7 +72,7 @@ def quantize(
             calibration_cache_path=ranges,
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=_OPERATORS,
-            per_channel=True,
+            per_channel=not settings.is_per_tensor,
             reduce_range=settings.is_range_reduced,
             activation_type=QuantType.QUInt8 if settings.is_unsigned else QuantType.QInt8,
             weight_type=QuantType.QInt8,
@@ -93,7 +93,7 @@ def _overrides(
     for layer in plan.int4:
         scales = int4_scales(array_of(constants[layer.weight]), layer.axis)
         found[layer.weight] = _fixed(scales, QuantType.QInt4, layer.axis)
-    for layer in plan.int8:
+    for layer in () if settings.is_per_tensor else plan.int8:
         weight = array_of(constants[layer.weight])
         if has_zero_channel(weight, layer.axis):
             scales = int8_scales(weight, layer.axis, is_range_reduced=settings.is_range_reduced)

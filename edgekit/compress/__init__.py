@@ -70,3 +70,11 @@ ROUND = StepSpec(
     settings="edgekit.core.steps:Round",
     summary="puts weights on the grid that will be stored, each making up for the others (GPTQ)",
 )
+
+EQUALIZE = StepSpec(
+    name="equalize",
+    acts_on=ActsOn.MODULE,
+    handler="edgekit.compress.quantization.equalize:equalize",
+    settings="edgekit.core.steps:Equalize",
+    summary="evens out the ranges of channels between layers; the outputs stay the same",
+)

@@ -58,7 +58,8 @@ class Quantize:
     otherwise). block_size: columns that share a scale in INT4 matrices; 0 is per channel.
     keep_first_last_int8: in INT4, the first and the last layer with weights stay at 8 bits.
     is_integer_only: static integers between the layers as well, even where floats run faster there
-    (what a microcontroller needs).
+    (what a microcontroller needs). is_per_tensor: one scale for all weights of a layer, in INT8, in
+    place of one for each output channel (what some accelerators need).
     """
 
     precision: Precision
@@ -68,6 +69,7 @@ class Quantize:
     block_size: int = 0
     keep_first_last_int8: bool = True
     is_integer_only: bool = False
+    is_per_tensor: bool = False
     overrides: tuple[Override, ...] = ()
 
 

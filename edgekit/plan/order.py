@@ -9,6 +9,7 @@ from edgekit.plan.rounding import ROUND, has_rounding
 
 # Steps after which the layers are others, or the model is another one.
 REPLACING = ("prune", "distil", "factorize")
+EQUALIZE = "equalize"
 
 
 def check_kinds(steps: Iterable[Step], installed: Mapping[str, StepSpec], where: str) -> None:
@@ -61,6 +62,8 @@ def check_results_are_used(
         if step.name == "distil":
             _check_student(step, names, where, has_student=has_student)
         _check_rounded(step, names, where)
+        if step.name == EQUALIZE:
+            _check_unrounded(earlier, where)
         earlier.append(step)
 
 
@@ -100,6 +103,15 @@ def _check_rounded(step: PlannedStep, earlier: Sequence[str], where: str) -> Non
         f"that it put them on; move '{ROUND}' to the end of the steps on the model, or set "
         "'rounding' in what that step trains with"
     )
+
+
+def _check_unrounded(earlier: Sequence[PlannedStep], where: str) -> None:
+    rounded = next((step.name for step in earlier if has_rounding(step)), "")
+    if rounded:
+        raise StepError(
+            f"{where}: step '{EQUALIZE}' comes after '{rounded}', whose weights are on the grid "
+            f"that will be stored, and would move them off it; move '{EQUALIZE}' before '{rounded}'"
+        )
 
 
 def _check_student(

@@ -52,6 +52,11 @@ def _resolved(step: PlannedStep, quantize: PlannedStep | None, where: str) -> Pl
             )
         reason = f"{step.reason}; weights are trained as they are: fp16 needs no rounding"
         return replace(step, reason=reason, settings=_placed(step.settings, None))
+    if quantize.settings["is_per_tensor"]:
+        raise StepError(
+            f"{at}: the quantize step has one scale for a layer (is_per_tensor), and weights are "
+            "rounded with one for each channel; take one of the two out"
+        )
     taken = {name: quantize.settings[name] for name in _SHARED}
     reason = f"{step.reason}; weights are seen as {precision} will hold them"
     return replace(step, reason=reason, settings=_placed(step.settings, taken))

@@ -256,6 +256,13 @@ def _check_target(settings: Quantize, target: Target, where: str) -> None:
         raise StepError(
             f"{where}: target {target.name} cannot store {settings.precision}; it can: {allowed}"
         )
+    has_blocks, is_stored = settings.block_size > 0, settings.activations == "none"
+    if settings.is_per_tensor and (settings.precision != "int8" or has_blocks or is_stored):
+        raise StepError(
+            f"{where}: is_per_tensor goes with int8, static or dynamic activations and no "
+            f"blocks; this is {settings.precision}, activations {settings.activations}, block_size "
+            f"{settings.block_size}: leave it out, or change these"
+        )
     if settings.block_size not in (0, 16, 32, 64, 128, 256):
         raise StepError(
             f"{where}: block_size {settings.block_size} is not allowed; "

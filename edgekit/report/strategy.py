@@ -8,13 +8,14 @@ from rich.text import Text
 
 from edgekit.core.codec import to_plain
 from edgekit.core.profile import DeviceProfile
-from edgekit.core.steps import Distil, Factorize, Lora, Prune, Round, Sparsify, Train
+from edgekit.core.steps import Distil, Equalize, Factorize, Lora, Prune, Round, Sparsify, Train
 from edgekit.core.strategy import PlannedStep, Strategy
 from edgekit.report.parts import bullets, table
 
 # Steps whose settings are many: a table shows those that differ from the defaults.
 SETTINGS: Mapping[str, type[Any]] = {
     "distil": Distil,
+    "equalize": Equalize,
     "factorize": Factorize,
     "lora": Lora,
     "prune": Prune,

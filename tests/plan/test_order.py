@@ -2,13 +2,14 @@
 
 import pytest
 
-from edgekit.compress import DISTIL, FACTORIZE, LORA, PRUNE, ROUND, SPARSIFY, TRAIN
+from edgekit.compress import DISTIL, EQUALIZE, FACTORIZE, LORA, PRUNE, ROUND, SPARSIFY, TRAIN
 from edgekit.core.errors import StepError
 from edgekit.core.strategy import Step
 from edgekit.plan.strategy import Wishes, make_strategy
 from tests.plan.builders import INSTALLED, facts, profile, target
 
-SPECS = {spec.name: spec for spec in (DISTIL, FACTORIZE, LORA, PRUNE, ROUND, SPARSIFY, TRAIN)}
+STEPS = (DISTIL, EQUALIZE, FACTORIZE, LORA, PRUNE, ROUND, SPARSIFY, TRAIN)
+SPECS = {spec.name: spec for spec in STEPS}
 UNTRAINED = {"recover": {"epochs": 0}}
 
 
@@ -71,6 +72,14 @@ def test_training_with_rounded_weights_may_go_on_from_rounded_ones():
 def test_rounding_twice_is_refused():
     with pytest.raises(StepError, match="'round' stands twice"):
         plan(step("round"), step("round"), QUANTIZE)
+
+
+@pytest.mark.parametrize("earlier", ["round", "train"])
+def test_channels_are_evened_out_before_weights_are_rounded(earlier):
+    settings = {"rounding": {"precision": "auto"}} if earlier == "train" else {}
+    with pytest.raises(StepError, match=f"step 'equalize' comes after '{earlier}'"):
+        plan(step(earlier, **settings), step("equalize"), QUANTIZE)
+    assert plan(step("equalize"), step(earlier, **settings), QUANTIZE).skipped == ()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ torch. Each class states its defaults; ``Train`` is part of every step that trai
 """
 
 from edgekit.core.steps.distil import Distil
+from edgekit.core.steps.equalize import Equalize
 from edgekit.core.steps.factorize import Factorize
 from edgekit.core.steps.lora import Lora
 from edgekit.core.steps.prune import Prune
@@ -16,6 +17,7 @@ from edgekit.core.steps.train import Train
 
 __all__ = [
     "Distil",
+    "Equalize",
     "Factorize",
     "Lora",
     "Prune",
