@@ -61,7 +61,8 @@ class Lineage:
 class StepRecord:
     """What the model was after one step, in counts that are the same everywhere.
 
-    bytes: of the float weights after a step on the module, of the file after a step on the graph.
+    bytes: of the float weights after a step on the module, of the file as it would ship after a
+    step on the graph.
     parameters, macs: steps on the graph leave them as they were.
     """
 
