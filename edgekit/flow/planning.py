@@ -19,6 +19,7 @@ from edgekit.core.target import Target
 from edgekit.core.units import format_quantity
 from edgekit.core.verdict import Limit, Sense
 from edgekit.core.workload import Workload
+from edgekit.flow.early_checks import check_names
 from edgekit.flow.limits import resolve_limits
 from edgekit.flow.prepare import Model, capture_model
 from edgekit.flow.results import BuildOptions, FitLine, FitOutcome, PlanResult, SupportLine
@@ -120,6 +121,8 @@ def make_plan(model: Model, options: BuildOptions) -> Plan:
         specs=specs,
     )
     _check_steps(plan.steps_on(ActsOn.GRAPH), compiler)
+    if wishes.has_module:
+        check_names(model.workload.model, plan.steps_on(ActsOn.MODULE))
     return plan
 
 
