@@ -275,6 +275,11 @@ def test_rounds_of_other_settings_are_not_taken_up(fitted_cnn, digits, checkpoin
             "100 bytes cannot be reached: with all that may go gone, .* bytes stay",
         ),
         (Prune(units=("heads",), recover=NONE), {}, "nothing of heads may go"),
+        (
+            Prune(head_ratio=0.5, recover=NONE),
+            {},
+            "head_ratio is 0.5, and nothing of heads may go in this model",
+        ),
         (Prune(drop_layers=3, recover=NONE), {}, "drop_layers is 3, and 0 layers may go"),
     ],
 )

@@ -54,6 +54,8 @@ def test_an_unknown_name_is_refused_with_the_nearest(name, value, hint):
         ({"ignore": ("(",)}, "is no regular expression"),
         ({"layer_ratios": {"[": 0.5}}, "is no regular expression"),
         ({"schedule": "per-epoch", "recover": Train(epochs=0)}, "recover.epochs is 0"),
+        ({"schedule": "one-shot", "iterations": 3}, "iterations is 3 and schedule 'one-shot'"),
+        ({"iterations": 3, "recover": Train(epochs=2)}, "recover.epochs is 2 for 3 rounds"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(settings, message):
