@@ -28,6 +28,8 @@ from edgekit.plan.rounding import with_rounding
 
 # Of 1: two names that are alike to this share are one name with a slip in it.
 MISSPELT = 0.75
+# The loss of a distillation with unlabelled data, unless weights are stated.
+TAUGHT = {"hard_weight": 0.3, "soft_weight": 0.7}
 LACKS = "the workload has no "
 # Conditions and the workload's fields that meet them.
 WORKLOAD_FIELDS = {
@@ -124,6 +126,9 @@ def _plan_step(
     if step.name not in installed:
         _refuse_misspelt(step.name, installed, where)
     settings = _merged(step.settings, wishes.settings.get(step.name, {}))
+    if _leans_on_teacher(step, settings, wishes):
+        settings |= TAUGHT
+        step = replace(step, reason=f"{step.reason}; unlabelled data: the teacher weighs more")
     checked: dict[str, Any] = {}
     if step.name in installed and step.name != "quantize":
         checked = _checked(installed[step.name], settings, where)
@@ -138,6 +143,15 @@ def _plan_step(
     if wishes.effort == "max":
         checked = prolonged(checked, wishes.settings.get(step.name, {}))
     return PlannedStep(name=step.name, is_run=True, reason=step.reason, settings=checked)
+
+
+def _leans_on_teacher(step: Step, settings: Mapping[str, Any], wishes: Wishes) -> bool:
+    """Whether a distillation has samples that only the teacher labels, and no weights are stated.
+
+    The labels' part of the loss is a mean over the few samples that have some.
+    """
+    is_mixed = step.name == "distil" and "unlabelled data" in wishes.conditions
+    return is_mixed and not TAUGHT.keys() & settings.keys()
 
 
 def _refuse_misspelt(name: str, installed: Mapping[str, StepSpec], where: str) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 import edgekit.compress
+from edgekit.compress import DISTIL
 from edgekit.core.errors import MissingDependencyError, StepError
 from edgekit.core.strategy import Override, Step
 from edgekit.plan.strategy import Wishes, make_strategy
@@ -76,6 +77,25 @@ def test_a_skipped_step_says_what_it_would_have_bought():
     # To multiples of 8: 16 and 64 channels become 8 and 24; (216 + 1728 + 240) / 10298 weights.
     assert "(fewer channels; would leave about 21% of the weights, an artifact of about" in reason
     assert reason.endswith("instead of 13.1 kB (estimated))")
+
+
+@pytest.mark.parametrize(
+    ("conditions", "stated", "weights"),
+    [
+        (("training data",), {}, (0.7, 0.3)),
+        (("training data", "unlabelled data"), {}, (0.3, 0.7)),
+        (("training data", "unlabelled data"), {"hard_weight": 0.5}, (0.5, 0.3)),
+    ],
+)
+def test_the_teacher_weighs_more_where_only_it_labels_the_data(conditions, stated, weights):
+    wishes = Wishes(
+        effort="standard", conditions=frozenset(conditions), settings={"distil": stated}
+    )
+    specs = {**INSTALLED, "distil": DISTIL}
+    steps = (Step(name="distil", reason="smaller"), QUANTIZE)
+    step = make_strategy(facts(), profile(steps=steps), target(), specs, wishes).steps[0]
+    assert (step.settings["hard_weight"], step.settings["soft_weight"]) == weights
+    assert ("the teacher weighs more" in step.reason) == (weights == (0.3, 0.7))
 
 
 def nested(effort, **stated):

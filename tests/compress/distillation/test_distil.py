@@ -20,6 +20,7 @@ from edgekit.core.errors import StepError
 from edgekit.core.progress import Reporter
 from edgekit.core.steps import Distil, Train
 from edgekit.data.dataset import TARGET, DatasetWriter
+from edgekit.plan.strategy import TAUGHT
 from tests.compress import texts
 from tests.compress.benches import (
     SILENT,
@@ -110,7 +111,9 @@ def test_a_teacher_makes_more_of_few_labels_than_labels_alone(digits, tmp_path, 
             unlabelled=many,
             seed=seed,
         )
-        taught.append(distil(Distil(train=SETTINGS), bench, SILENT).values["score"])
+        # As the plan weighs them where there are unlabelled data.
+        mixed = Distil(**TAUGHT, train=SETTINGS)
+        taught.append(distil(mixed, bench, SILENT).values["score"])
         labels = Distil(soft_weight=0.0, pseudo_label_weight=1.0, train=SETTINGS)
         other = replace(bench, checkpoints=tmp_path / f"pseudo-{seed}")
         pseudo.append(distil(labels, other, SILENT).values["score"])
