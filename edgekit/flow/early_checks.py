@@ -24,7 +24,7 @@ def check_names(model: Any, steps: tuple[PlannedStep, ...]) -> None:
     that makes other layers are not looked at.
     Raises: StepError naming the step, the pattern and the nearest layers.
     """
-    paths = [path for path, _ in model.named_modules() if path]
+    paths = [path for path, _ in model.named_modules()]
     for step in steps:
         for name in PATTERNS:
             patterns = step.settings.get(name) or ()

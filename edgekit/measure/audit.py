@@ -222,8 +222,9 @@ def _has_no_integer_kernel(subject: Subject, layer: WeightLayer) -> bool:
     if subject.graph.format != "onnx":
         return False
     is_convolution = layer.kind in ("conv", "depthwise")
-    if is_convolution and subject.settings.activations == "dynamic":
-        return subject.settings.precision == "int4"
+    asked = subject.settings
+    if is_convolution and (asked.precision, asked.activations) == ("int4", "dynamic"):
+        return True
     is_float_cell = layer.kind == "recurrent" and (
         layer.operator.name != "LSTM" or subject.settings.activations == "static"
     )

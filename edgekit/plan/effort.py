@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from edgekit.core.steps.distil import other_label_shares
+
 # How many times the epochs that a strategy states are trained at effort max, and what share of the
 # stated ones (1 / n) each trial of other settings has before it.
 MAX_EFFORT, TRIAL_PART = 3, 5
@@ -38,9 +40,10 @@ def trained_epochs(settings: Mapping[str, Any]) -> int | None:
         if isinstance(value, Mapping) and not (key == SEARCH and _has_search(settings))
     ]
     found += [epochs for table in tables if (epochs := trained_epochs(table)) is not None]
-    if settings.get("hard_weight") and settings.get("soft_weight"):
+    if "label_shares" in settings:
         # Distillation tries other weights of its loss beside the rates of its training.
-        shares = len(settings.get("label_shares", ()))
+        weights = settings["hard_weight"], settings["soft_weight"]
+        shares = len(other_label_shares(settings["label_shares"], *weights))
         found += [shares * _one_trial(table) for table in tables if _has_search(table)]
     return sum(found) if found else None
 

@@ -128,7 +128,8 @@ def _plan_step(
     settings = _merged(step.settings, wishes.settings.get(step.name, {}))
     if _leans_on_teacher(step, settings, wishes):
         settings |= TAUGHT
-        step = replace(step, reason=f"{step.reason}; unlabelled data: the teacher weighs more")
+        why = "the teacher weighs more, as there are unlabelled data"
+        step = replace(step, reason="; ".join(filter(None, (step.reason, why))))
     checked: dict[str, Any] = {}
     if step.name in installed and step.name != "quantize":
         checked = _checked(installed[step.name], settings, where)

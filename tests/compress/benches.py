@@ -133,6 +133,18 @@ class TinyTransformer(nn.Module):
         return self.classifier(self.norm(tokens).mean(dim=1))
 
 
+def state_of(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of all parameters and buffers."""
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def assert_same_state(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
+    """The same names and the same bits."""
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
 def seeded(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
     """A model with the random weights of a seed, in eval mode; torch's own generator stays."""
     with torch.random.fork_rng(devices=[]):

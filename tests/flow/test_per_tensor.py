@@ -54,7 +54,6 @@ def weight_scales(result):
     (file,) = (path for path in (result.bundle / "model").iterdir() if path.is_file())
     if file.suffix == ".tflite":
         details = Interpreter(str(file)).get_tensor_details()
-        # Operators' weights have four axes (convolutions) or two (linear layers).
         return {
             tuple(item["shape"]): len(item["quantization_parameters"]["scales"])
             for item in details

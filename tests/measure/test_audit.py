@@ -1,5 +1,7 @@
 """The audit accepts what the quantizers did as asked, and names every kind of sabotage."""
 
+from dataclasses import replace
+
 import flatbuffers
 import numpy as np
 import onnx
@@ -202,6 +204,16 @@ def test_4_bit_convolutions_of_onnx_are_noted_to_compute_in_float():
         "classifier.weight"
     ]
     assert figure(report, "compute_integer_share") == 0.0
+
+
+def test_a_4_bit_convolution_that_was_asked_for_by_name_is_noted_too():
+    convolutions = Override(pattern="stem|depth|point", precision="int4")
+    settings = replace(DYNAMIC8, overrides=(convolutions,))
+    report = audit_recipe("conv", "onnx", "dq4", settings)
+    assert kinds(report, "note") == {"float compute"}
+    assert [item.layer for item in report.findings if item.severity == "counted"] == [
+        "classifier.weight"
+    ]
 
 
 def repacked(data, change):

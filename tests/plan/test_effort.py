@@ -37,6 +37,14 @@ def test_trials_are_counted_where_they_are_made():
     assert trained_epochs(to_plain(Train(epochs=6, search=Search(epochs=9)))) == 6 + 3 * 6
     distil = Distil(train=Train(epochs=6, search=Search(epochs=2)))
     assert trained_epochs(to_plain(distil)) == 6 + (3 + 2) * 2
+    # Of the three shares the stated one is tried already.
+    taught = Distil(
+        hard_weight=0.3, soft_weight=0.7, train=Train(epochs=6, search=Search(epochs=2))
+    )
+    assert trained_epochs(to_plain(taught)) == 6 + (3 + 2) * 2
+    searched = Train(epochs=6, search=Search(epochs=2))
+    own = Distil(hard_weight=0.5, soft_weight=0.5, train=searched)
+    assert trained_epochs(to_plain(own)) == 6 + (3 + 3) * 2
     alone = Distil(hard_weight=0, train=Train(epochs=6, search=Search(epochs=2)))
     assert trained_epochs(to_plain(alone)) == 6 + 3 * 2
     assert trained_epochs(to_plain(Prune(recover=Train(epochs=0, search=Search(epochs=2))))) == 0

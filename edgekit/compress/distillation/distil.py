@@ -24,7 +24,7 @@ from edgekit.compress.distillation.teaching import DistilLoss, Teaching
 from edgekit.compress.training.search import Variation, rates, search, short
 from edgekit.compress.training.train import Trained, train
 from edgekit.core.progress import Reporter
-from edgekit.core.steps.distil import Distil
+from edgekit.core.steps.distil import Distil, other_label_shares
 from edgekit.core.steps.search import Search
 
 NAME = "distil"
@@ -135,7 +135,8 @@ def _label_shares(settings: Distil) -> tuple[Variation[Distil], ...]:
         name = f"labels {share:g} of hard and soft"
         return Variation(name=name, change=lambda old: old.with_label_share(share))
 
-    return tuple(at(share) for share in settings.label_shares)
+    stated = settings.hard_weight, settings.soft_weight
+    return tuple(at(share) for share in other_label_shares(settings.label_shares, *stated))
 
 
 def _call_of_student(bench: Bench) -> Call:

@@ -69,11 +69,8 @@ def equalize(settings: Equalize, bench: Bench, reporter: Reporter) -> StepResult
 
 
 def _precisions(pairs: Sequence[Pair]) -> dict[str, float]:
-    """Of each layer that gives or takes rescaled channels, by the channels that it gives."""
-    found: dict[str, float] = {}
-    for pair in pairs:
-        found[pair.path] = precision_of(pair.ranges())
-    return found
+    """Of each layer that gives rescaled channels, by its path."""
+    return {pair.path: precision_of(pair.ranges()) for pair in pairs}
 
 
 def _summary(

@@ -1,6 +1,7 @@
 """Settings of distillation."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
@@ -35,7 +36,7 @@ class Distil:
     and the like by a search of synthetic_steps each; a causal language model (task "language")
     writes text, from the first prompt_tokens of real samples on, drawing each token at
     generation_temperature. label_shares: where train.search asks for trials, shares of the labels
-    in what hard and soft labels weigh together that are tried as well.
+    in what hard and soft labels weigh together that are tried beside the stated one.
     Raises: StepError for a value outside its range, naming the setting.
     """
 
@@ -61,7 +62,7 @@ class Distil:
     synthetic_steps: int = 400
     prompt_tokens: int = 8
     generation_temperature: float = 1.0
-    label_shares: tuple[float, ...] = (0.3, 0.9)
+    label_shares: tuple[float, ...] = (0.3, 0.7, 0.9)
     train: Train = field(default_factory=Train)
 
     def __post_init__(self) -> None:
@@ -112,6 +113,16 @@ class Distil:
                 f"distil: student_bytes is {self.student_bytes} and student_macs is "
                 f"{self.student_macs}; a made student is cut to one of them: leave the other at 0"
             )
+
+
+def other_label_shares(
+    shares: Sequence[float], hard_weight: float, soft_weight: float
+) -> tuple[float, ...]:
+    """Those of the shares that are not the stated one; none where one of the two weighs nothing."""
+    if not (hard_weight and soft_weight):
+        return ()
+    stated = hard_weight / (hard_weight + soft_weight)
+    return tuple(share for share in shares if not math.isclose(share, stated))
 
 
 def _expect(name: str, value: float, is_allowed: bool, allowed: str) -> None:

@@ -27,9 +27,11 @@ from tests.compress.benches import (
     TinyCnn,
     TinyMlp,
     TinyTransformer,
+    assert_same_state,
     bench_of,
     fit,
     seeded,
+    state_of,
 )
 from tests.compress.distillation import killed_distil
 from tests.compress.networks import TinyResNet
@@ -40,16 +42,6 @@ SHORT = Train(epochs=1, batch_size=100, learning_rate=1e-2)
 
 def _small():
     return TinyCnn(6)
-
-
-def _state(model):
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def _assert_same(one, other):
-    assert one.keys() == other.keys()
-    for name, value in one.items():
-        assert torch.equal(value, other[name]), name
 
 
 def _hooks(model):
@@ -227,11 +219,11 @@ def test_nothing_that_was_trained_along_stays(bench):
 
 
 def test_the_teacher_is_never_changed(bench):
-    before = _state(bench.teacher)
+    before = state_of(bench.teacher)
     weights = ("feature", "attention", "relation", "self")
     settings = Distil(**{f"{name}_weight": 1.0 for name in weights}, train=SHORT)
     distil(settings, bench, SILENT)
-    _assert_same(_state(bench.teacher), before)
+    assert_same_state(state_of(bench.teacher), before)
     assert not bench.teacher.training
 
 
@@ -243,7 +235,7 @@ def test_the_same_seed_gives_the_same_student(bench):
     third = distil(
         settings, replace(bench, seed=1, checkpoints=bench.checkpoints / "c"), SILENT
     ).model
-    _assert_same(_state(one), _state(other))
+    assert_same_state(state_of(one), state_of(other))
     assert not torch.equal(one.stem.weight, third.stem.weight)
     assert torch.equal(torch.random.get_rng_state(), before)
 
@@ -309,10 +301,10 @@ def test_a_training_that_only_harms_is_told(bench, fitted_cnn, digits):
     harmful = Train(epochs=1, batch_size=400, learning_rate=10.0, optimizer="sgd", clip_norm=0.0)
     small = fit(seeded(_small), digits)
     own = replace(bench, model=small, student=None)
-    before = _state(small)
+    before = state_of(small)
     result = distil(Distil(train=harmful), own, Reporter(stage="t", listener=said.append))
     assert any("no epoch was better by top-1" in event.message for event in said)
-    _assert_same(_state(result.model), before)
+    assert_same_state(state_of(result.model), before)
 
 
 # Every kind of student leaves the step as any model does.
@@ -464,7 +456,7 @@ def test_a_distillation_killed_and_started_again_ends_with_the_same_bits(
         said = list(process.stdout)
     assert process.returncode == 0
     assert any(line.startswith("note distil: goes on from epoch") for line in said)
-    _assert_same(torch.load(out / "student.pt"), _state(whole.model))
+    assert_same_state(torch.load(out / "student.pt"), state_of(whole.model))
 
 
 # What cannot be done.

@@ -15,7 +15,16 @@ from edgekit.compress.training.train import train
 from edgekit.core.errors import StepError
 from edgekit.core.progress import Reporter
 from edgekit.core.steps import Distil, Lora, Prune, Search, Sparsify, Train
-from tests.compress.benches import SILENT, TinyCnn, bench_of, cnn_bench, mlp_bench, seeded
+from tests.compress.benches import (
+    SILENT,
+    TinyCnn,
+    assert_same_state,
+    bench_of,
+    cnn_bench,
+    mlp_bench,
+    seeded,
+    state_of,
+)
 
 # Far too low a rate to learn anything in so few batches, so the threefold one is better.
 LOW = Train(epochs=3, batch_size=100, learning_rate=1e-3, warmup_ratio=0.0)
@@ -24,16 +33,6 @@ TRIED = replace(LOW, search=Search(epochs=2))
 
 def _train(bench, settings, reporter=SILENT, **more):
     return train(bench.model, label_objective(bench), bench, settings, reporter, **more)
-
-
-def _state(model):
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def _assert_same(one, other):
-    assert one.keys() == other.keys()
-    for name, value in one.items():
-        assert torch.equal(value, other[name]), name
 
 
 def _trials(points):
@@ -67,7 +66,7 @@ def test_the_best_rate_is_taken_and_the_training_is_the_one_that_has_it(digits, 
     plain = cnn_bench(digits, checkpoints / "plain")
     given = _train(plain, replace(LOW, learning_rate=3e-3))
     assert given.score == found.score
-    _assert_same(_state(bench.model), _state(plain.model))
+    assert_same_state(state_of(bench.model), state_of(plain.model))
 
 
 def test_where_nothing_is_better_the_stated_settings_are_taken(digits, checkpoints):
@@ -77,7 +76,7 @@ def test_where_nothing_is_better_the_stated_settings_are_taken(digits, checkpoin
     assert any("taken: as stated" in event.message for event in said)
     plain = mlp_bench(digits, checkpoints / "plain")
     _train(plain, replace(LOW, learning_rate=3e-3))
-    _assert_same(_state(bench.model), _state(plain.model))
+    assert_same_state(state_of(bench.model), state_of(plain.model))
 
 
 def test_a_trial_that_diverges_is_out_and_said_so(digits, checkpoints):
@@ -123,7 +122,7 @@ def test_a_search_that_was_interrupted_goes_on_where_it_was(digits, checkpoints,
     _train(again, TRIED, Reporter(stage="t", listener=repeated.append))
     assert not any("trial-1: epoch" in event.message for event in repeated)
     assert any("goes on from epoch 2" in event.message for event in repeated)
-    _assert_same(_state(again.model), _state(whole.model))
+    assert_same_state(state_of(again.model), state_of(whole.model))
 
 
 def test_a_loop_of_the_users_is_not_searched(digits, checkpoints):
@@ -168,7 +167,7 @@ def test_distillation_tries_shares_of_the_labels_at_the_best_rate(fitted_cnn, di
     given = distil(taken, bench("given"), SILENT)
     assert found.values["weights"] == pytest.approx(given.values["weights"])
     assert found.values["score"] == given.values["score"]
-    _assert_same(_state(found.model), _state(given.model))
+    assert_same_state(state_of(found.model), state_of(given.model))
 
 
 def test_what_is_trained_along_and_masks_do_not_leak_from_trial_to_trial(
@@ -183,13 +182,13 @@ def test_what_is_trained_along_and_masks_do_not_leak_from_trial_to_trial(
         train=replace(TRIED, epochs=2, search=Search(epochs=1, rate_factors=(1e-3,))),
     )
     bench = bench_of(fitted_cnn, digits, checkpoints / "searched", masks=keeps)
-    before = _state(bench.model)
+    before = state_of(bench.model)
     found = distil(settings, bench, SILENT)
     assert bool((found.model.first.weight[~keeps["first.weight"]] == 0).all())
     fitted_cnn.load_state_dict(before)
     plain = replace(settings, train=replace(settings.train, search=Search()))
     given = distil(plain, bench_of(fitted_cnn, digits, checkpoints / "plain", masks=keeps), SILENT)
-    _assert_same(_state(found.model), _state(given.model))
+    assert_same_state(state_of(found.model), state_of(given.model))
 
 
 def test_pruning_by_rounds_searches_in_the_last_one(fitted_cnn, digits, checkpoints):
@@ -203,7 +202,7 @@ def test_pruning_by_rounds_searches_in_the_last_one(fitted_cnn, digits, checkpoi
 
 
 def test_sparsity_searches_too_but_not_while_weights_move(fitted_cnn, digits, checkpoints):
-    weights = _state(fitted_cnn)
+    weights = state_of(fitted_cnn)
     recover = replace(TRIED, search=Search(epochs=1))
     settings = Sparsify(sparsity_ratio=0.5, recover=recover)
     found = sparsify(settings, bench_of(fitted_cnn, digits, checkpoints / "once"), SILENT)

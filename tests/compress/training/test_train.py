@@ -29,10 +29,12 @@ from tests.compress.benches import (
     TinyCnn,
     TinyMlp,
     TinyTransformer,
+    assert_same_state,
     bench_of,
     cnn_bench,
     mlp_bench,
     seeded,
+    state_of,
     write,
 )
 from tests.compress.training import killed_training
@@ -42,16 +44,6 @@ ROOT = Path(__file__).parents[3]
 
 def _train(bench, settings, objective=None, **more):
     return train(bench.model, objective or label_objective(bench), bench, settings, SILENT, **more)
-
-
-def _state(model):
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def _assert_same(one, other):
-    assert one.keys() == other.keys()
-    for name, value in one.items():
-        assert torch.equal(value, other[name]), name
 
 
 # Against a bare loop.
@@ -142,7 +134,7 @@ def test_a_constant_rate_gives_the_same_bits_as_a_loop_written_by_hand(digits, c
         optimizer.zero_grad()
         functional.cross_entropy(model(images[part]), labels[part]).backward()
         optimizer.step()
-    _assert_same(_state(bench.model), _state(model))
+    assert_same_state(state_of(bench.model), state_of(model))
 
 
 # What is kept.
@@ -171,10 +163,10 @@ def test_a_lower_metric_is_better_where_it_says_so(digits, checkpoints):
 
 def test_the_start_is_kept_where_training_only_harms(digits, fitted_mlp, checkpoints):
     bench = bench_of(fitted_mlp, digits, checkpoints)
-    before = _state(fitted_mlp)
+    before = state_of(fitted_mlp)
     trained = _train(bench, Train(epochs=1, learning_rate=10.0, clip_norm=0, warmup_ratio=0))
     assert trained.points[0].is_kept
-    _assert_same(_state(fitted_mlp), before)
+    assert_same_state(state_of(fitted_mlp), before)
 
 
 def test_of_equal_epochs_the_latest_is_kept(digits, checkpoints):
@@ -239,8 +231,8 @@ def test_the_average_is_judged_and_kept(digits, checkpoints):
     _train(averaged, dataclasses.replace(settings, ema_decay=0.9))
     # By hand: the weights after each of the 4 batches, and the recursion over them.
     plain, seen = mlp_bench(digits, checkpoints / "b"), []
-    start = _state(plain.model)
-    _train(plain, settings, after_batch=lambda _: seen.append(_state(plain.model)))
+    start = state_of(plain.model)
+    _train(plain, settings, after_batch=lambda _: seen.append(state_of(plain.model)))
     expected = start
     for step, weights in enumerate(seen, start=1):
         decay = min(0.9, (1 + step) / (10 + step))
@@ -356,7 +348,7 @@ def test_batches_of_one_sample_train_a_model_without_batch_norm(digits, checkpoi
 def test_statistics_of_frozen_batch_norm_and_frozen_weights_stay(digits, fitted_cnn, checkpoints):
     fitted_cnn.requires_grad_(False)
     fitted_cnn.classifier.requires_grad_(True)
-    before = _state(fitted_cnn)
+    before = state_of(fitted_cnn)
     bench = bench_of(fitted_cnn, digits, checkpoints)
     _train(bench, Train(epochs=2, learning_rate=1e-2), teacher_objective(bench, 0.5))
     changed = {
@@ -435,10 +427,10 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_lost(digits,
         # The square root has an infinite slope at 0, and 0 * inf is NaN; the loss itself is 0.
         return (bench.call(model, batch.inputs)["scores"] * 0).abs().sqrt().mean()
 
-    before = _state(bench.model)
+    before = state_of(bench.model)
     with pytest.raises(StepError, match="the norm of the gradient is nan in epoch 1 of 2, batch 1"):
         _train(bench, Train(epochs=2), objective)
-    _assert_same(_state(bench.model), before)
+    assert_same_state(state_of(bench.model), before)
 
 
 def test_an_objective_that_gives_no_scalar_is_refused(digits, checkpoints):
@@ -468,8 +460,8 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(digits, ch
         bench = bench_of(seeded(Dropout), digits, checkpoints / str(index), seed=seed)
         torch.rand(index)  # what was drawn before is of no account
         _train(bench, Train(epochs=1, batch_size=300))
-        found.append(_state(bench.model))
-    _assert_same(found[0], found[1])
+        found.append(state_of(bench.model))
+    assert_same_state(found[0], found[1])
     assert not torch.equal(found[0]["classifier.weight"], found[2]["classifier.weight"])
 
 
@@ -513,7 +505,7 @@ def test_a_training_killed_again_and_again_ends_with_the_same_bits(
     assert process.returncode == 0
     assert said[0].startswith("note train: goes on from epoch")
     assert 0 < sum(line.startswith("progress") for line in said) < 18
-    _assert_same(torch.load(out / "trained.pt"), _state(whole))
+    assert_same_state(torch.load(out / "trained.pt"), state_of(whole))
     assert int((whole.first.weight == 0).sum()) > 100
 
 
@@ -539,7 +531,7 @@ def test_ctrl_c_keeps_the_batch_that_was_done_and_the_rest_is_the_same(
     assert (stored["epoch"], stored["batch"]) == (1, 5)
     again = cnn_bench(digits, checkpoints / "stopped")
     trained = train(again.model, label_objective(again), again, settings, reporter)
-    _assert_same(_state(again.model), _state(whole.model))
+    assert_same_state(state_of(again.model), state_of(whole.model))
     assert sum(event.kind == "progress" for event in said) == 24
     assert len(trained.points) == 3
 
@@ -551,7 +543,7 @@ def test_a_finished_training_is_not_done_again(digits, checkpoints):
     again = mlp_bench(digits, checkpoints)
     second = _train(again, settings, lambda *_: pytest.fail("trained again"))
     assert first == second
-    _assert_same(_state(bench.model), _state(again.model))
+    assert_same_state(state_of(bench.model), state_of(again.model))
 
 
 @pytest.mark.parametrize(
@@ -613,7 +605,7 @@ def test_a_loop_of_the_users_own_trains_instead(digits, checkpoints):
             functional.cross_entropy(model(images[part]), labels[part]).backward()
             optimizer.step()
             model.layers[1].weight.data[~keeps] = 0
-    _assert_same(_state(bench.model), _state(model))
+    assert_same_state(state_of(bench.model), state_of(model))
 
 
 @pytest.mark.parametrize(
@@ -645,7 +637,7 @@ def test_what_a_users_loop_does_wrong_is_said(digits, checkpoints, trainer, mess
 
 def test_a_teacher_is_left_as_it_was(digits, fitted_mlp, checkpoints):
     bench = mlp_bench(digits, checkpoints, teacher=copy.deepcopy(fitted_mlp))
-    before = _state(bench.teacher)
+    before = state_of(bench.teacher)
     trained = _train(bench, Train(epochs=4, learning_rate=1e-2), teacher_objective(bench, 1.0))
-    _assert_same(_state(bench.teacher), before)
+    assert_same_state(state_of(bench.teacher), before)
     assert trained.score > 0.8  # digits by a teacher of 0.92; without labels
