@@ -21,10 +21,12 @@ _HOMES = {
     "Workload": "edgekit.core.workload",
     "build": "edgekit.flow.api",
     "compare": "edgekit.flow.api",
+    "debug": "edgekit.flow.api",
     "fit": "edgekit.flow.api",
     "load_state": "edgekit.compile.program",
     "plan": "edgekit.flow.api",
     "open": "edgekit.runtime",
+    "sensitivity": "edgekit.flow.api",
     "verify": "edgekit.runtime",
 }
 
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from edgekit.core.contract import Audio, Image, Output, Tensor, Text
     from edgekit.core.errors import EdgekitError
     from edgekit.core.workload import Workload
-    from edgekit.flow.api import build, compare, fit, plan
+    from edgekit.flow.api import build, compare, debug, fit, plan, sensitivity
     from edgekit.runtime import open, verify  # noqa: A004 -- `edgekit.open` reads as it should
 
 __all__ = [
@@ -46,10 +48,12 @@ __all__ = [
     "Workload",
     "build",
     "compare",
+    "debug",
     "fit",
     "load_state",
     "open",
     "plan",
+    "sensitivity",
     "verify",
 ]
 

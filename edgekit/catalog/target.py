@@ -1,6 +1,7 @@
 """A target: ``target.toml`` and its ``operators.toml`` as a ``core.target.Target``."""
 
 import re
+from typing import get_args
 
 from edgekit.catalog.document import Document, Node, read_document
 from edgekit.catalog.hardware import ABIS
@@ -18,6 +19,7 @@ from edgekit.catalog.reading import (
     whole,
 )
 from edgekit.catalog.search import TARGET_FOLDER, locate_target
+from edgekit.core.precision import Precision
 from edgekit.core.target import (
     OperatorSupport,
     PrecisionSupport,
@@ -28,7 +30,7 @@ from edgekit.core.target import (
 )
 
 OPERATORS_FILE = "operators.toml"
-PRECISIONS = ("int8", "int4", "fp16")
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 LAYER_KINDS = ("conv", "depthwise", "linear", "embedding", "recurrent", "other")
 SUPPORTS: tuple[Support, ...] = ("native", "fallback", "unsupported")
 

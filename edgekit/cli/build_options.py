@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from edgekit.cli.options import (
+    PRECISIONS,
     DeviceName,
     LayerPrecision,
     LimitBound,
@@ -41,7 +42,7 @@ _SOURCE = (
         "repeated.",
     ),
 )
-_WISHES = (
+_PLACE = (
     click.option(
         "--device",
         "-d",
@@ -55,6 +56,17 @@ _WISHES = (
         type=TargetName(),
         help="The artifact format; the profile's default if left out (see edgekit targets).",
     ),
+)
+_SET = click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    type=StepSetting(),
+    help="Another setting of a step: --set quantize.activations=static, "
+    "--set distil.train.epochs=20. May be repeated.",
+)
+_WISHES = (
+    *_PLACE,
     click.option(
         "--effort",
         type=click.Choice(("quick", "standard", "max")),
@@ -67,17 +79,10 @@ _WISHES = (
         "layers",
         multiple=True,
         type=LayerPrecision(),
-        help="Another precision (int8, int4, fp16, float) for the layers whose path matches a "
+        help=f"Another precision ({', '.join(PRECISIONS)}) for the layers whose path matches a "
         "regular expression. May be repeated.",
     ),
-    click.option(
-        "--set",
-        "settings",
-        multiple=True,
-        type=StepSetting(),
-        help="Another setting of a step: --set quantize.activations=static, "
-        "--set distil.train.epochs=20. May be repeated.",
-    ),
+    _SET,
     click.option(
         "--strict",
         "is_strict",
@@ -134,6 +139,11 @@ def source_options(command: Command) -> Command:
 def wish_options(command: Command) -> Command:
     """Add the options that decide a plan."""
     return _with(_WISHES, command)
+
+
+def place_options(command: Command) -> Command:
+    """Add the options that say for which device and format, and with which settings of steps."""
+    return _with((*_PLACE, _SET), command)
 
 
 def build_options(command: Command) -> Command:

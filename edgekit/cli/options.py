@@ -2,16 +2,16 @@
 
 import re
 import tomllib
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 from click.shell_completion import CompletionItem
 
 from edgekit.core.codec import nearest
 from edgekit.core.errors import EdgekitError, InputError
+from edgekit.core.strategy import LayerPrecision as Precision
 from edgekit.core.strategy import Override
 
-Precision = Literal["int8", "int4", "fp16", "float"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 json_option = click.option(
@@ -106,7 +106,8 @@ class LayerPrecision(Parameter):
         pattern, precision = split_pair(self, str(value), param, ctx, at_last=True)
         chosen = next((item for item in PRECISIONS if item == precision), None)
         if chosen is None:
-            self.fail(f"no precision is called '{precision}'{nearest(precision, PRECISIONS)}")
+            near = nearest(precision, PRECISIONS)
+            self.fail(f"no precision is called '{precision}'{near}", param, ctx)
         try:
             re.compile(pattern)
         except re.error as error:

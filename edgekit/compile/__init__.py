@@ -16,7 +16,8 @@ class CompilerSpec:
     """The stages of one compiler, by handler name, and the model formats that it takes.
 
     steps: the graph steps that it can do, by step name, as handlers. mobile: what is done last
-    to the stripped artifact of a phone, "" for nothing.
+    to the stripped artifact of a phone, "" for nothing. compare_ranges: how much of a dataset lies
+    outside the ranges that the quantize step calibrated, "" where nothing can say.
     """
 
     name: str
@@ -25,6 +26,7 @@ class CompilerSpec:
     strip: str
     steps: dict[str, str]
     mobile: str = ""
+    compare_ranges: str = ""
 
 
 LITERT = CompilerSpec(
@@ -33,6 +35,7 @@ LITERT = CompilerSpec(
     export="edgekit.compile.litert:export",
     strip="edgekit.compile.strip:strip",
     steps={"quantize": "edgekit.compile.litert:quantize"},
+    compare_ranges="edgekit.compile.litert:compare_ranges",
 )
 
 ONNX = CompilerSpec(
@@ -41,6 +44,7 @@ ONNX = CompilerSpec(
     export="edgekit.compile.onnx:export",
     strip="edgekit.compile.strip:strip",
     steps={"quantize": "edgekit.compile.onnx:quantize"},
+    compare_ranges="edgekit.compile.onnx:compare_ranges",
     # ONNX Runtime's reduced builds for phones load nothing but .ort.
     mobile="edgekit.compile.onnx:to_ort",
 )

@@ -14,11 +14,16 @@ from edgekit.compile.litert_convert import convert_program
 from edgekit.compile.litert_names import follow_names, map_own_names, map_tensors
 from edgekit.compile.litert_parity import Bindings, bind, require_parity
 from edgekit.compile.litert_quantize import quantize_model
+from edgekit.compile.litert_ranges import observe, watch
+from edgekit.compile.litert_recipe import plan_recipe
 from edgekit.compile.program import PROGRAM, load_program
+from edgekit.compile.range_drift import compare, keep, read_kept
+from edgekit.compile.trained import trained_of
 from edgekit.core.artifact import Artifact, Binding
 from edgekit.core.codec import canonical_json, from_plain, to_plain
 from edgekit.core.contract import Contract
 from edgekit.core.errors import CompileError, StepError
+from edgekit.core.precision import INTEGERS
 from edgekit.core.progress import Reporter
 from edgekit.core.stage import StageRequest
 from edgekit.core.strategy import Quantize
@@ -92,9 +97,9 @@ def quantize(request: StageRequest, out: Path, reporter: Reporter) -> Mapping[st
     folder = request.folder("float")
     content = (folder / artifact.entry).read_bytes()
     paths: dict[str, str] = json.loads((folder / TENSOR_MAP).read_bytes())
-    is_calibrated = settings.activations == "static" and settings.precision != "fp16"
+    is_calibrated = settings.activations == "static" and settings.precision in INTEGERS
     dataset = open_dataset(request.folder("calibration")) if is_calibrated else None
-    quantized, notes = quantize_model(
+    quantized = quantize_model(
         content,
         artifact,
         paths,
@@ -102,17 +107,36 @@ def quantize(request: StageRequest, out: Path, reporter: Reporter) -> Mapping[st
         dataset,
         reporter,
         adapter=_adapter_position(artifact, request.settings.get("contract")),
+        trained=trained_of(request),
     )
-    graph = read_graph(quantized, name=MODEL)
-    (out / MODEL).write_bytes(quantized)
+    graph = read_graph(quantized.content, name=MODEL)
+    (out / MODEL).write_bytes(quantized.content)
     _write_map(out, follow_names(graph, paths))
-    for note in notes:
+    for note in quantized.notes:
         reporter.note(note)
     return {
         "artifact": to_plain(replace(artifact, entry=MODEL, precision=settings.precision)),
         "changed": _stored(graph) != _stored(read_graph(content, name=MODEL)),
-        "notes": list(notes),
+        "notes": list(quantized.notes),
+        **keep(quantized.calibrated, settings, out),
     }
+
+
+def compare_ranges(request: StageRequest, _: Path, reporter: Reporter) -> Mapping[str, Any]:
+    """Stage: how much of the dataset ``data`` lies outside the ranges in ``quantized``.
+
+    Settings: artifact (of the float model in ``float``). Returns shares by tensor.
+    """
+    artifact = from_plain(Artifact, request.settings["artifact"], where="artifact")
+    kept = read_kept(request.folder("quantized"))
+    content = (request.folder("float") / artifact.entry).read_bytes()
+    graph = read_graph(content, name=artifact.entry)
+    adapter = _adapter_position(artifact, request.settings.get("contract"))
+    paths: dict[str, str] = json.loads((request.folder("float") / TENSOR_MAP).read_bytes())
+    watched = watch(graph, plan_recipe(graph, paths, kept.quantize, adapter=adapter))
+    dataset = open_dataset(request.folder("data"))
+    runs = observe(content, graph, artifact, watched, dataset, reporter)
+    return compare(runs, watched, kept)
 
 
 def _adapter_position(artifact: Artifact, plain: Any) -> int | None:

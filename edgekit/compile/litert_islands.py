@@ -1,6 +1,6 @@
 """Operators of a static INT8 .tflite that are better left in float, between layers in integers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from edgekit.graph.model import Operator, Subgraph
 
@@ -21,6 +21,8 @@ _ARITHMETIC = (
     *("ADD", "MAXIMUM", "MEAN", "MINIMUM", "MUL", "RESHAPE", "SELECT", "SELECT_V2", "SUB", "SUM"),
     *("TANH", "TRANSPOSE", "NEG", "ABS", "SQUARE", "GREATER"),
 )
+# What makes the scores that a softmax reads: under a mask of -3e38 their range holds no score.
+_OF_SCORES = ("ADD", "MUL", "DIV", "SUB", "RESHAPE", "TRANSPOSE", "SELECT", "SELECT_V2")
 # What a change x A^T B^T is made of: the pieces of the row, and the products.
 _OF_ADAPTERS = (
     *("BATCH_MATMUL", "EXPAND_DIMS", "GATHER", "RESHAPE", "SLICE", "SPLIT", "SPLIT_V"),
@@ -32,20 +34,32 @@ def float_islands(subgraph: Subgraph) -> tuple[Operator, ...]:
     """The operators to leave in float, in order.
 
     Those that run faster so, and those of wide ranges with the arithmetic on both sides of them,
-    up to the next operator of another kind: a layer, an activation, an edge of the graph.
+    up to the next operator of another kind: a layer, an activation, an edge of the graph. Before a
+    softmax, those that make its scores and their mask.
     """
     chosen = {item.index for item in subgraph.operators if item.name in _FASTER_AS_FLOATS}
     links = _Links(subgraph)
-    for step in (links.before, links.after):
-        waiting = [item for item in subgraph.operators if item.name in _WIDE_RANGES]
-        seen = {item.index for item in waiting}
-        while waiting:
-            for item in step(waiting.pop()):
-                if item.name in (*_ARITHMETIC, *_WIDE_RANGES) and item.index not in seen:
-                    seen.add(item.index)
-                    waiting.append(item)
-        chosen |= seen
+    wide = [item for item in subgraph.operators if item.name in _WIDE_RANGES]
+    chosen |= _reached(wide, links.before, (*_ARITHMETIC, *_WIDE_RANGES))
+    chosen |= _reached(wide, links.after, (*_ARITHMETIC, *_WIDE_RANGES))
+    softmaxes = [item for item in subgraph.operators if item.name == "SOFTMAX"]
+    chosen |= _reached(softmaxes, links.before, _OF_SCORES)
     return tuple(item for item in subgraph.operators if item.index in chosen)
+
+
+def _reached(
+    start: Sequence[Operator],
+    step: Callable[[Operator], Iterable[Operator]],
+    kinds: Sequence[str],
+) -> set[int]:
+    """The places of the operators that steps over such kinds lead to, the start among them."""
+    waiting, seen = list(start), {item.index for item in start}
+    while waiting:
+        for item in step(waiting.pop()):
+            if item.name in kinds and item.index not in seen:
+                seen.add(item.index)
+                waiting.append(item)
+    return seen
 
 
 def adapter_operators(subgraph: Subgraph, position: int) -> tuple[Operator, ...]:

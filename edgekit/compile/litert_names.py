@@ -17,7 +17,7 @@ from torch.fx import Node
 from edgekit.compile.facts import module_path
 from edgekit.graph.model import Graph, Operator, Subgraph
 
-_FLOATS = ("float32", "float16", "int8", "int4", "int2", "int32")
+_FLOATS = ("float32", "float16", "bfloat16", "int8", "int4", "int2", "int32")
 
 
 def map_tensors(

@@ -12,6 +12,7 @@ from typing import Literal
 
 from edgekit.compile.litert_islands import adapter_operators, float_islands, names_of
 from edgekit.core.errors import StepError
+from edgekit.core.precision import INTEGERS
 from edgekit.core.steps.patterns import compiled_pattern
 from edgekit.core.strategy import Activations, Override, Quantize
 from edgekit.graph.grid import is_on_grid
@@ -31,6 +32,9 @@ _QUANTIZABLE = (
 )
 
 Bits = Literal[0, 4, 8, 16]
+# bf16 is not ai-edge-quantizer's: ``litert_bfloat16`` writes it afterwards.
+_BITS: dict[str, Bits] = {"int8": 8, "int4": 4, "fp16": 16, "bf16": 0, "float": 0}
+_WIDE_ACTIVATIONS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +44,7 @@ class LayerRecipe:
     operator: LiteRT's name of it. scope: the names of its outputs as ai-edge-quantizer joins them.
     bits: 0 leaves it float, 16 is float16. block_size: 0 is a scale for each channel. is_on_grid:
     the weights are whole steps already, as training with rounding leaves them. is_per_tensor: one
-    scale for the layer.
+    scale for the layer. bfloat16: the weight's tensor where it is stored so, else "".
     """
 
     layer: str
@@ -51,6 +55,7 @@ class LayerRecipe:
     block_size: int = 0
     is_on_grid: bool = False
     is_per_tensor: bool = False
+    bfloat16: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +72,7 @@ class Recipe:
 
     is_static: the operators between the layers are integer as well, except for those that
     ``floats`` names. has_float_edges: inputs and outputs are float, and scaled inside the graph.
+    activation_bits: of all static integers.
     """
 
     layers: tuple[LayerRecipe, ...]
@@ -74,6 +80,7 @@ class Recipe:
     has_float_edges: bool
     floats: tuple[OperatorScope, ...]
     notes: tuple[str, ...]
+    activation_bits: int = 8
 
 
 def plan_recipe(
@@ -111,7 +118,7 @@ def plan_recipe(
                 notes=notes,
             )
         )
-    is_static = settings.activations == "static" and settings.precision != "fp16"
+    is_static = settings.activations == "static" and settings.precision in INTEGERS
     is_mixed = is_static and not settings.is_integer_only
     islands = float_islands(graph.subgraphs[0]) if is_mixed else ()
     if islands:
@@ -127,10 +134,11 @@ def plan_recipe(
         # XNNPACK scales a picture in a tenth of the time that a caller's own loops take.
         has_float_edges=is_mixed,
         floats=tuple(
-            OperatorScope(operator=item.name, scope=_scope_of(item, graph.subgraphs[0]))
+            OperatorScope(operator=item.name, scope=scope_of(item, graph.subgraphs[0]))
             for item in islands
         ),
         notes=tuple(_summed(notes)),
+        activation_bits=settings.activation_bits,
     )
 
 
@@ -140,10 +148,11 @@ def _layer_name(item: WeightLayer, graph: Graph, paths: Mapping[str, str]) -> st
 
 
 def _scope(item: WeightLayer, graph: Graph) -> str:
-    return _scope_of(item.operator, graph.subgraphs[item.subgraph])
+    return scope_of(item.operator, graph.subgraphs[item.subgraph])
 
 
-def _scope_of(operator: Operator, subgraph: Subgraph) -> str:
+def scope_of(operator: Operator, subgraph: Subgraph) -> str:
+    """The names of an operator's outputs as ai-edge-quantizer joins them."""
     return "".join(f"{subgraph.tensors[index].name};" for index in operator.outputs if index >= 0)
 
 
@@ -186,7 +195,7 @@ def _layer(
 ) -> LayerRecipe:
     operator = item.operator.name
     wanted = override.precision if override else settings.precision
-    bits: Bits = {"int8": 8, "int4": 4, "fp16": 16, "float": 0}[wanted]  # type: ignore[assignment]
+    bits = _bits(wanted, settings)
     activations = settings.activations
     if bits == 4 and not override and is_kept:
         bits = 8
@@ -212,6 +221,7 @@ def _layer(
     return LayerRecipe(
         layer=name,
         operator=operator,
+        bfloat16=item.tensor.name if wanted == "bf16" else "",
         scope=_scope(item, graph),
         bits=bits,
         activations="none" if bits in (0, 16) else activations,
@@ -219,6 +229,17 @@ def _layer(
         is_per_tensor=settings.is_per_tensor and bits == 8 and operator in _ONE_SCALE,
         is_on_grid=bits == 4 and is_on_grid(graph.constant_array(item.tensor.index), bits),
     )
+
+
+def _bits(wanted: str, settings: Quantize) -> Bits:
+    if wanted not in _BITS:
+        raise StepError(
+            f"quantize: LiteRT has no storage for {wanted} weights that it could compute with; it "
+            f"stores {', '.join(_BITS)}"
+        )
+    if wanted == "int4" and settings.activation_bits == _WIDE_ACTIVATIONS:
+        raise StepError("quantize: activations of 16 bits go with int8 weights, not with int4")
+    return _BITS[wanted]
 
 
 def _block_size(item: WeightLayer, name: str, settings: Quantize, notes: list[str]) -> int:
@@ -239,6 +260,17 @@ def _general_notes(settings: Quantize) -> Iterable[str]:
         yield "LiteRT computes with signed activations; is_unsigned changes nothing here"
     if settings.is_range_reduced:
         yield "LiteRT's kernels do not saturate at 8 bits; is_range_reduced changes nothing here"
+    if "bf16" in (settings.precision, *(item.precision for item in settings.overrides)):
+        yield (
+            "LiteRT widens bfloat16 at every run and keeps these layers out of XNNPACK, which is "
+            "several times slower than float; fp16 has the same bytes at the speed of float"
+        )
+    if settings.activation_bits == _WIDE_ACTIVATIONS:
+        # ResNet-20, one thread of x86-64: 79 times float's time (ai-edge-litert 2.3.0, 2026-11).
+        yield (
+            "XNNPACK takes no activations of 16 bits, and LiteRT's own convolutions are many times "
+            "slower than float on a CPU: 16 bits are for accelerators"
+        )
     if settings.precision == "fp16" and settings.activations != "none":
         yield "float16 stores weights only; activations stay float32"
 

@@ -3,7 +3,7 @@
 Each function changes a graph module in place and leaves alone what it does not know.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,8 @@ _RESHAPES = (_ATEN.flatten.using_ints, _ATEN.reshape.default, _ATEN.view.default
 _EXPANDS = (_ATEN.expand.default, _ATEN.expand_as.default)
 _BROADCASTING = (_ATEN.add.Tensor, _ATEN.sub.Tensor, _ATEN.mul.Tensor, _ATEN.div.Tensor)
 _LINEAR = (_ATEN.linear.default,)
+_NORMS: dict[Any, int] = {_ATEN.layer_norm.default: 4, _ATEN.rms_norm.default: 3}
+_SCALING = (_ATEN.mul.Tensor, _ATEN.add.Tensor)
 _CONVOLUTIONS = (_ATEN.conv1d.default, _ATEN.conv2d.default, _ATEN.conv3d.default)
 _TRANSPOSED = (
     _ATEN.conv_transpose1d.default,
@@ -30,18 +32,8 @@ def rewrite_(module: GraphModule, *, is_dynamic: bool) -> None:
             continue
         if is_dynamic and node.target in _RESHAPES:
             _leave_batch_open_(node)
-        elif node.target is _ATEN.batch_norm.default:
-            _fold_batch_norm_(module, node)
-        elif node.target in _TRANSPOSED:
-            _crop_transposed_(module, node)
-        elif node.target is _ATEN.prelu.default:
-            _split_prelu_(module, node)
-        elif node.target is _ATEN.linalg_vector_norm.default:
-            _spell_norm_(module, node)
-        elif node.target in _EXPANDS:
-            _leave_out_expand_(module, node)
-        elif node.target is _ATEN.repeat.default:
-            _join_repeated_(module, node)
+        elif node.target in _REWRITES:
+            _REWRITES[node.target](module, node)
     module.graph.eliminate_dead_code()
     module.recompile()
 
@@ -203,6 +195,47 @@ def _join_repeated_(module: GraphModule, node: Node) -> None:
     _replace_(module, node, joined)
 
 
+def _part_norm_(module: GraphModule, node: Node) -> None:
+    """A norm without its weight and bias, then a product and a sum that stay what they are.
+
+    The converter multiplies the weight into all linear layers that read the norm. Their columns
+    have other sizes then, and are off the grid of a block that they were rounded to.
+    """
+    last = _NORMS[node.target]
+    operands = [_constant(module, item) for item in node.args[2:last]]
+    rank = node.meta["val"].dim()
+    if not any(user.target in _LINEAR for user in node.users) or operands[0] is None:
+        return
+    if any(item is not None and item.dim() != 1 for item in operands):
+        return
+    bare = (*node.args[:2], *(None,) * len(operands), *node.args[last:])
+    with module.graph.inserting_before(node):
+        result = _call(module, node, node.target, *bare)
+        for target, item in zip(_SCALING, operands, strict=False):
+            if item is not None:
+                raised = _attribute(module, f"{node.name}_operand", _raised(item, rank))
+                result = _call(module, node, target, result, raised)
+    _replace_(module, node, result)
+
+
+def _keep_apart_(module: GraphModule, node: Node) -> None:
+    """The same for norms that a model spells out: their weight is a product in front of a layer."""
+    rank = node.meta["val"].dim()
+    if rank < 3 or not any(user.target in _LINEAR for user in node.users):
+        return
+    for place, item in enumerate(node.args[:2]):
+        value = _constant(module, item)
+        if value is not None and value.dim() == 1:
+            with module.graph.inserting_before(node):
+                raised = _attribute(module, f"{node.name}_{place}", _raised(value, rank))
+            node.update_arg(place, raised)
+
+
+def _raised(value: Tensor, rank: int) -> Tensor:
+    """A constant with as many axes as what it meets, which no converter folds into a matrix."""
+    return value.reshape((1,) * (rank - 1) + (-1,))
+
+
 def _numbers(node: Node, place: int, rank: int, default: int) -> list[int]:
     found: Any = node.args[place] if len(node.args) > place else default
     numbers = list(found) if isinstance(found, Sequence) else [found]
@@ -250,3 +283,15 @@ def _replace_(module: GraphModule, node: Node, by: Node) -> None:
         by.meta["val"] = node.meta["val"]
     node.replace_all_uses_with(by)
     module.graph.erase_node(node)
+
+
+_REWRITES: dict[Any, Callable[[GraphModule, Node], None]] = {
+    _ATEN.batch_norm.default: _fold_batch_norm_,
+    **dict.fromkeys(_TRANSPOSED, _crop_transposed_),
+    _ATEN.prelu.default: _split_prelu_,
+    _ATEN.linalg_vector_norm.default: _spell_norm_,
+    **dict.fromkeys(_EXPANDS, _leave_out_expand_),
+    _ATEN.repeat.default: _join_repeated_,
+    **dict.fromkeys(_NORMS, _part_norm_),
+    **dict.fromkeys(_SCALING, _keep_apart_),
+}

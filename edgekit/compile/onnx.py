@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from onnx import ModelProto
+
 from edgekit.compile.onnx_export import export_program
 from edgekit.compile.onnx_file import read_file
 from edgekit.compile.onnx_fold import fold_layouts, fold_lookups
@@ -24,9 +26,11 @@ from edgekit.compile.onnx_model import (
 from edgekit.compile.onnx_ort import ORT_MODEL, convert
 from edgekit.compile.onnx_pads import merge_slices
 from edgekit.compile.onnx_parity import require_parity
-from edgekit.compile.onnx_quantize import apply
-from edgekit.compile.onnx_ranges import BATCH_SAMPLES, Samples
+from edgekit.compile.onnx_quantize import apply, watch_static
+from edgekit.compile.onnx_ranges import BATCH_SAMPLES, Samples, observe
 from edgekit.compile.program import PROGRAM, load_program
+from edgekit.compile.range_drift import compare, keep, read_kept
+from edgekit.compile.trained import trained_of
 from edgekit.core.artifact import Artifact, Binding
 from edgekit.core.codec import from_plain, to_plain
 from edgekit.core.contract import Contract, InputContract, OutputContract
@@ -101,16 +105,9 @@ def quantize(request: StageRequest, out: Path, reporter: Reporter) -> Mapping[st
     model = load(folder)
     before = model.SerializeToString(deterministic=True)
     paths = json.loads((folder / TENSOR_MAP).read_bytes())
-    names = {item.name: model.graph.input[item.position].name for item in artifact.inputs}
-    samples = Samples(
-        dataset=lambda: open_dataset(request.folder("calibration")),
-        batch=artifact.batch or BATCH_SAMPLES,
-        inputs=names,
-        reporter=reporter,
-        adapter=_adapter_input(names, request.settings.get("contract")),
-    )
+    samples = _samples(request, model, "calibration", reporter)
     with scratch_folder(out) as scratch:
-        result = apply(model, paths, settings, samples, scratch)
+        result = apply(model, paths, settings, samples, scratch, trained_of(request))
     tidy(result.model)
     check(result.model, "the quantized graph")
     open_session(result.model.SerializeToString())
@@ -119,7 +116,39 @@ def quantize(request: StageRequest, out: Path, reporter: Reporter) -> Mapping[st
     for note in result.notes:
         reporter.note(note)
     made = replace(artifact, precision=settings.precision)
-    return {"artifact": to_plain(made), "changed": is_changed, "notes": list(result.notes)}
+    return {
+        "artifact": to_plain(made),
+        "changed": is_changed,
+        "notes": list(result.notes),
+        **keep(result.calibrated, settings, out),
+    }
+
+
+def compare_ranges(request: StageRequest, out: Path, reporter: Reporter) -> Mapping[str, Any]:
+    """Stage: how much of the dataset ``data`` lies outside the ranges in ``quantized``.
+
+    Settings: artifact (of the float model in ``float``). Returns shares by tensor.
+    """
+    kept = read_kept(request.folder("quantized"))
+    model = load(request.folder("float"))
+    paths = json.loads((request.folder("float") / TENSOR_MAP).read_bytes())
+    samples = _samples(request, model, "data", reporter)
+    with scratch_folder(out) as scratch:
+        model, watched = watch_static(model, paths, kept.quantize, samples, scratch)
+    return compare(observe(model, watched, samples), watched, kept)
+
+
+def _samples(request: StageRequest, model: ModelProto, role: str, reporter: Reporter) -> Samples:
+    artifact = from_plain(Artifact, request.settings["artifact"], where="artifact")
+    names = {item.name: model.graph.input[item.position].name for item in artifact.inputs}
+    return Samples(
+        dataset=lambda: open_dataset(request.folder(role)),
+        batch=artifact.batch or BATCH_SAMPLES,
+        is_batch_fixed=artifact.batch > 0,
+        inputs=names,
+        reporter=reporter,
+        adapter=_adapter_input(names, request.settings.get("contract")),
+    )
 
 
 def _adapter_input(names: Mapping[str, str], plain: Any) -> str:

@@ -10,10 +10,9 @@ import onnx
 from edgekit.compile.onnx_model import attribute, initializers
 from edgekit.core.progress import Reporter
 from edgekit.core.steps.patterns import compiled_pattern
-from edgekit.core.strategy import Quantize
+from edgekit.core.strategy import LayerPrecision, Quantize
 
 Kind = Literal["conv", "depthwise", "matrix", "embedding", "recurrent"]
-LayerPrecision = Literal["int8", "int4", "fp16", "float"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

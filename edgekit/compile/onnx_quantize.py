@@ -1,11 +1,12 @@
 """What the quantize step does to an ONNX graph, by precision and kind of activations."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 
+from edgekit.compile.calibration import Calibrated, Watched
 from edgekit.compile.onnx_adapters import adapter_nodes, close_moves
 from edgekit.compile.onnx_dynamic import (
     DYNAMIC_OPERATORS,
@@ -18,9 +19,9 @@ from edgekit.compile.onnx_dynamic import (
     split_gemms,
 )
 from edgekit.compile.onnx_float16 import compute_in_float16
+from edgekit.compile.onnx_islands import float_islands, keep_floats_whole
 from edgekit.compile.onnx_layers import (
     Layer,
-    LayerPrecision,
     assign_precision,
     describe,
     find_layers,
@@ -29,25 +30,41 @@ from edgekit.compile.onnx_layers import (
 from edgekit.compile.onnx_model import initializers, name_nodes
 from edgekit.compile.onnx_names import follow_names
 from edgekit.compile.onnx_pads import keep_pads_in_integers
-from edgekit.compile.onnx_ranges import Samples
+from edgekit.compile.onnx_ranges import Samples, watch
+from edgekit.compile.onnx_small_floats import store_small_floats
 from edgekit.compile.onnx_static import (
+    OPERATORS,
     STATIC_KINDS,
     StaticPlan,
     preprocess,
     quantize,
 )
 from edgekit.compile.onnx_store import narrow_to_int4, store_as_float16, store_as_integers
+from edgekit.compile.onnx_trained import trained_ranges
+from edgekit.core.precision import INTEGERS, STORED_ONLY
 from edgekit.core.progress import Reporter
-from edgekit.core.strategy import Quantize
+from edgekit.core.strategy import LayerPrecision, Quantize
+from edgekit.graph.ranges import TrainedRange
+
+# What ONNX Runtime's integer kernels and its integer Pad take on the CPU.
+_KERNEL_BITS = 8
+_WIDE = (
+    "activations of 16 bits are rounded to integers and computed with as floats: ONNX Runtime has "
+    "no 16-bit kernels on the CPU, so they cost time there"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantized:
-    """A graph after the step: constants' module paths, and what the user should know."""
+    """A graph after the step: constants' module paths, and what the user should know.
+
+    calibrated: the ranges of static activations; None for others.
+    """
 
     model: onnx.ModelProto
     paths: dict[str, str]
     notes: tuple[str, ...]
+    calibrated: Calibrated | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,21 +89,22 @@ def apply(
     settings: Quantize,
     samples: Samples,
     scratch: Path,
+    trained: Sequence[TrainedRange] = (),
 ) -> Quantized:
     """Quantize a float graph as the settings ask; what could not be done is in the notes.
 
+    trained: ranges of activations, which win over the calibration's.
     Raises: StepError for settings or calibration data that cannot be used.
     """
     reporter = samples.reporter
     name_nodes(model)
-    is_static = settings.precision != "fp16" and settings.activations == "static"
+    has_integers = settings.precision in INTEGERS
+    is_static = has_integers and settings.activations == "static"
     if is_static:
         model = preprocess(model, scratch)
         name_nodes(model)
         paths = follow_names(model, paths)
-    elif settings.precision != "fp16" and (
-        settings.activations == "dynamic" or settings.block_size
-    ):
+    elif has_integers and (settings.activations == "dynamic" or settings.block_size):
         split_gemms(model)
     layers = find_layers(model, paths)
     work = Work(
@@ -96,28 +114,69 @@ def apply(
         settings=settings,
         scratch=scratch,
     )
+    calibrated = None
     if settings.precision == "fp16":
         result, notes = _to_float16(work)
+    elif not has_integers:
+        result, notes = _to_small_floats(work)
     elif is_static:
-        result, notes = _to_static(work, samples)
+        result, notes, calibrated = _to_static(work, samples, trained)
     elif settings.activations == "dynamic":
         result, notes = _to_dynamic(work, reporter)
     else:
         result, notes = _to_weights_only(work)
     notes += _left_float(result, work)
-    return Quantized(model=result, paths=follow_names(result, paths), notes=tuple(notes))
+    return Quantized(
+        model=result,
+        paths=follow_names(result, paths),
+        notes=tuple(notes),
+        calibrated=calibrated,
+    )
+
+
+def watch_static(
+    model: onnx.ModelProto,
+    paths: Mapping[str, str],
+    settings: Quantize,
+    samples: Samples,
+    scratch: Path,
+) -> tuple[onnx.ModelProto, Watched]:
+    """The float graph as static quantization sees it, and the tensors that it calibrates."""
+    name_nodes(model)
+    model = preprocess(model, scratch)
+    name_nodes(model)
+    layers = find_layers(model, follow_names(model, paths))
+    work = Work(
+        model=model,
+        layers=layers,
+        chosen=assign_precision(layers, settings, samples.reporter),
+        settings=settings,
+        scratch=scratch,
+    )
+    plan, _ = static_plan(work, samples.adapter)
+    return model, watch(model, OPERATORS, excluded=plan.excluded)
 
 
 def _to_float16(work: Work) -> tuple[onnx.ModelProto, list[str]]:
-    integers = work.pick("int8", "int4")
+    integers = work.pick(*INTEGERS)
     if work.settings.activations != "none":
-        result = compute_in_float16(work.model, work.pick("float", "int8", "int4"))
+        result = compute_in_float16(work.model, work.pick("float", *INTEGERS, *STORED_ONLY))
         store_as_integers(result, integers, work.chosen)
-        return result, []
-    apart = {layer.weight for layer in work.pick("float", "int8", "int4")}
+        return result, _small(result, work)
+    apart = {layer.weight for layer in work.pick("float", *INTEGERS, *STORED_ONLY)}
     names = [name for name in initializers(work.model) if name not in apart]
     store_as_integers(work.model, integers, work.chosen)
-    return work.model, _half(work.model, names)
+    return work.model, _half(work.model, names) + _small(work.model, work)
+
+
+def _to_small_floats(work: Work) -> tuple[onnx.ModelProto, list[str]]:
+    store_as_integers(work.model, work.pick(*INTEGERS), work.chosen)
+    return work.model, _floats(work.model, work)
+
+
+def _floats(model: onnx.ModelProto, work: Work) -> list[str]:
+    """Layers that stay floats, stored as such in fewer bits."""
+    return _half(model, [item.weight for item in work.pick("fp16")]) + _small(model, work)
 
 
 def _half(model: onnx.ModelProto, names: list[str]) -> list[str]:
@@ -125,39 +184,65 @@ def _half(model: onnx.ModelProto, names: list[str]) -> list[str]:
     return [f"stay float32, past float16's range: {', '.join(refused)}"] if refused else []
 
 
-def _to_static(work: Work, samples: Samples) -> tuple[onnx.ModelProto, list[str]]:
-    model, notes = work.model, list[str]()
-    matrices = work.pick("int4", kinds=STATIC_KINDS)
+def _small(model: onnx.ModelProto, work: Work) -> list[str]:
+    layers, settings = work.pick(*STORED_ONLY), work.settings
+    # Blocks of other precisions are none of NF4's.
+    block = settings.block_size if settings.precision == "nf4" else 0
+    return store_small_floats(model, layers, work.chosen, block)
+
+
+def static_plan(work: Work, adapter: str = "") -> tuple[StaticPlan, frozenset[str]]:
+    """What the static quantizer is to do, and the nodes that stay float between integers."""
+    model = work.model
     ours = {layer.node for layer in work.pick("int8", "int4", kinds=STATIC_KINDS)}
-    floats = adapter_nodes(model, samples.adapter) if samples.adapter else frozenset()
+    layers = {item.node for item in work.layers}
+    floats = adapter_nodes(model, adapter) if adapter else frozenset[str]()
+    islands = frozenset[str]() if work.settings.is_integer_only else float_islands(model)
     plan = StaticPlan(
         int8=work.pick("int8", kinds=STATIC_KINDS),
-        int4=matrices,
+        int4=work.pick("int4", kinds=STATIC_KINDS),
         excluded=tuple(
             node.name
             for node in model.graph.node
             if node.name in floats
-            or (
-                node.name not in ours
-                and (node.op_type == "Gather" or node.name in {item.node for item in work.layers})
-            )
+            or node.name in islands
+            or (node.name not in ours and (node.op_type == "Gather" or node.name in layers))
         ),
+        has_float_products=bool(islands),
     )
-    if work.settings.block_size and any(layer.kind == "matrix" for layer in matrices):
+    return plan, floats
+
+
+def _to_static(
+    work: Work, samples: Samples, trained: Sequence[TrainedRange]
+) -> tuple[onnx.ModelProto, list[str], Calibrated]:
+    notes = list[str]()
+    plan, floats = static_plan(work, samples.adapter)
+    if work.settings.block_size and any(layer.kind == "matrix" for layer in plan.int4):
         notes.append(
             "static INT4 matrices have one scale a channel: integer kernels take no blocks"
         )
-    result = quantize(model, plan, work.settings, samples, work.scratch)
-    narrow_to_int4(result, [f"{layer.weight}_quantized" for layer in matrices])
-    keep_pads_in_integers(result)
+    found = trained_ranges(work.model, trained, samples, excluded=plan.excluded)
+    notes += [found.note()] if trained else []
+    result, calibrated = quantize(
+        work.model, plan, work.settings, samples, work.scratch, known=found.known
+    )
+    narrow_to_int4(result, [f"{layer.weight}_quantized" for layer in plan.int4])
+    if work.settings.activation_bits == _KERNEL_BITS:
+        keep_pads_in_integers(result)
+    else:
+        notes.append(_WIDE)
     close_moves(result, floats)
+    if plan.has_float_products:
+        keep_floats_whole(result, frozenset(plan.excluded))
     result = _block_embeddings(work, result)
     recurrent = work.pick("int8", "int4", kinds=("recurrent",))
     rows = work.pick("int8", kinds=("embedding",))
     store_as_integers(result, (*rows, *recurrent), work.chosen)
     if recurrent:
         notes.append(f"only the weights are integers in recurrent layers: {describe(recurrent)}")
-    return result, notes + _half(result, [item.weight for item in work.pick("fp16")])
+    notes += [*_floats(result, work), *calibrated.notes]
+    return result, notes, calibrated
 
 
 def _block_embeddings(work: Work, model: onnx.ModelProto) -> onnx.ModelProto:
@@ -205,7 +290,7 @@ def _to_dynamic(work: Work, reporter: Reporter) -> tuple[onnx.ModelProto, list[s
     store_as_integers(model, rest, work.chosen)
     if rest:
         notes.append(f"only the weights are integers, with no dynamic kernel: {describe(rest)}")
-    return model, notes + _half(model, [item.weight for item in work.pick("fp16")])
+    return model, notes + _floats(model, work)
 
 
 def _to_weights_only(work: Work) -> tuple[onnx.ModelProto, list[str]]:
@@ -218,7 +303,7 @@ def _to_weights_only(work: Work) -> tuple[onnx.ModelProto, list[str]]:
         model = quantize_in_blocks(model, matrices, work.settings.block_size, FLOAT_COMPUTE)
     rest = [item for item in work.pick("int8", "int4") if item.weight in initializers(model)]
     store_as_integers(model, rest, work.chosen)
-    return model, notes + _half(model, [item.weight for item in work.pick("fp16")])
+    return model, notes + _floats(model, work)
 
 
 def _left_float(model: onnx.ModelProto, work: Work) -> list[str]:

@@ -1,16 +1,14 @@
-"""Ranges of activations from calibration data: what 255 steps should span.
+"""Runs the float ONNX model on calibration samples and shows its inner tensors."""
 
-The samples are run twice: for the smallest and largest value of every tensor, and for a histogram
-of those that are never negative. Memory does not grow with their number.
-"""
-
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.quantization.calibrate import (
     CalibrationMethod,
@@ -19,19 +17,24 @@ from onnxruntime.quantization.calibrate import (
     save_tensors_data,
 )
 
-from edgekit.compile.onnx_model import RUNTIME_ERRORS, first_line, initializers, open_session
+from edgekit.compile.calibration import Calibrated, MaskedSum, Range, Run, Watched
+from edgekit.compile.calibration import calibrate as find_ranges
+from edgekit.compile.onnx_model import (
+    RUNTIME_ERRORS,
+    attribute,
+    first_line,
+    initializers,
+    open_session,
+)
+from edgekit.core.calibration import Calibration
 from edgekit.core.errors import StepError
 from edgekit.core.progress import Reporter
+from edgekit.core.strategy import Quantize
 from edgekit.data.dataset import Dataset
 
 Array = NDArray[Any]
 # Samples in one run, where the model takes any number.
 BATCH_SAMPLES = 8
-BINS, STEPS = 2048, 255
-# The shares of the largest value that are tried as a range's top. The long tail of a ReLU costs
-# steps for the many values near zero: the best top takes the mean squared error of ResNet-56's
-# logits from 0.101 to 0.076 and of ResNet-20's from 0.070 to 0.062 (2026-11, dev set).
-_SHARES = np.linspace(0.4, 1.0, 61)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +43,7 @@ class Samples:
 
     dataset: opens them, only if they are needed. batch: samples in one run. inputs: the graph's
     name of each contract input. adapter: the graph's name of the input that takes one; "" for none.
+    is_batch_fixed: the model takes no other number at once.
     """
 
     dataset: Callable[[], Dataset]
@@ -47,15 +51,17 @@ class Samples:
     inputs: Mapping[str, str]
     reporter: Reporter
     adapter: str = ""
+    is_batch_fixed: bool = True
 
     def runs(self, message: str) -> Iterator[dict[str, Array]]:
         """What one run of the model takes, until the samples are used up."""
         dataset, done = self.dataset(), 0
         for batch in dataset.batches(self.batch, self.inputs):
-            # A last batch that is too small for a fixed batch axis is filled with its own rows:
-            # repeated samples do not change a range.
+            # A last batch that is too small for a fixed batch axis is filled with its own rows.
             yield {
                 self.inputs[name]: np.resize(values, (self.batch, *values.shape[1:]))
+                if self.is_batch_fixed
+                else values
                 for name, values in batch.items()
             }
             done = min(done + self.batch, dataset.count)
@@ -63,45 +69,97 @@ class Samples:
 
 
 def calibrate(
-    model: onnx.ModelProto, operators: Iterable[str], samples: Samples, path: Path
-) -> None:
-    """Write the range of every tensor around these operators, for ``quantize_static`` to read.
+    model: onnx.ModelProto,
+    operators: Iterable[str],
+    samples: Samples,
+    settings: Quantize,
+    *,
+    excluded: Iterable[str] = (),
+    known: Mapping[str, Range] | None = None,
+) -> Calibrated:
+    """The range of every tensor around the nodes of these operators.
 
+    excluded: names of nodes that take no part. known: ranges by tensor that win over the data's.
     Raises: StepError for a tensor that is NaN or infinite, and for data the model does not take.
     """
-    names = _tensors_around(model, frozenset(operators))
-    observer = _Observer(model, names)
-    extremes: dict[str, tuple[float, float]] = dict.fromkeys(names, (0.0, 0.0))
-    for feed in samples.runs("calibration: extremes"):
-        for name, values in observer.run(feed):
-            low, high = extremes[name]
-            smallest, largest = _extreme(name, values.min()), _extreme(name, values.max())
-            extremes[name] = (min(low, smallest), max(high, largest))
-    # Tensors on both sides of zero keep their full range: clipping them gained nothing there.
-    tails = [name for name, (low, high) in extremes.items() if low == 0 < high]
-    counts = {name: np.zeros(BINS, np.int64) for name in tails}
-    for feed in samples.runs("calibration: histograms") if tails else ():
-        for name, values in observer.run(feed):
-            if name in counts:
-                counts[name] += count_values(values, extremes[name][1])
-    for name in tails:
-        extremes[name] = (0.0, best_top(counts[name], extremes[name][1]))
-    save_tensors_data(
-        TensorsData(
-            CalibrationMethod.MinMax,
-            {
-                name: TensorData(lowest=np.float32(low), highest=np.float32(high))
-                for name, (low, high) in extremes.items()
-            },
-        ),
-        path,
+    watched = watch(model, operators, excluded=excluded)
+    chosen = replace(samples, batch=_batch(samples, settings.calibration))
+    return find_ranges(
+        observe(model, watched, chosen),
+        watched,
+        settings.calibration,
+        count=chosen.dataset().count,
+        bits=settings.activation_bits,
+        is_symmetric=settings.has_symmetric_activations,
+        known=known,
     )
+
+
+def _batch(samples: Samples, settings: Calibration) -> int:
+    """Samples in one run, so that the ranges are those of single samples, as on other targets."""
+    if samples.is_batch_fixed:
+        return samples.batch
+    # Averaged extremes are of single runs; a limit must not fall into the middle of one.
+    is_averaged = settings.method == "moving_average"
+    return 1 if is_averaged else math.gcd(settings.samples, samples.batch)
+
+
+def watch(
+    model: onnx.ModelProto, operators: Iterable[str], *, excluded: Iterable[str] = ()
+) -> Watched:
+    """The float tensors that go in or out of these operators, in the order of the graph."""
+    graph, constants, left_out = model.graph, initializers(model), frozenset(excluded)
+    wanted = frozenset(operators)
+    kinds = {
+        item.name: item.type.tensor_type.elem_type
+        for item in (*graph.value_info, *graph.input, *graph.output)
+    }
+    chosen = [node for node in graph.node if node.op_type in wanted and node.name not in left_out]
+    names = dict.fromkeys(
+        name
+        for node in chosen
+        for name in (*node.input, *node.output)
+        if kinds.get(name) == onnx.TensorProto.FLOAT and name not in constants
+    )
+    axes = {
+        node.input[0]: int(attribute(node, "axis", -1))
+        for node in graph.node
+        if node.op_type == "Softmax" and node.input[0] in names
+    }
+    return Watched(
+        names=tuple(names),
+        softmax_axes=axes,
+        masked=tuple(
+            MaskedSum(parts=(node.input[0], node.input[1]), result=node.output[0])
+            for node in chosen
+            if node.op_type == "Add"
+            and node.output[0] in axes
+            and all(name in names for name in node.input)
+        ),
+    )
+
+
+def observe(model: onnx.ModelProto, watched: Watched, samples: Samples) -> Iterator[Run]:
+    """Runs of the float model with the watched tensors, until the samples are used up."""
+    observer = _Observer(model, watched.names)
+    for feed in samples.runs("calibration"):
+        rows = len(next(iter(feed.values()))) if feed else 0
+        yield Run(samples=rows, tensors=observer.run(feed))
+
+
+def save_ranges(ranges: Mapping[str, Range], path: Path) -> None:
+    """Write ranges as ``quantize_static`` reads them."""
+    found = {
+        name: TensorData(lowest=np.float32(low), highest=np.float32(high))
+        for name, (low, high) in ranges.items()
+    }
+    save_tensors_data(TensorsData(CalibrationMethod.MinMax, found), path)
 
 
 class _Observer:
     """The float model with its inner tensors as outputs."""
 
-    def __init__(self, model: onnx.ModelProto, names: list[str]) -> None:
+    def __init__(self, model: onnx.ModelProto, names: Sequence[str]) -> None:
         watched = onnx.ModelProto.FromString(model.SerializeToString())
         outputs = {item.name for item in watched.graph.output}
         self.fed = {item.name for item in watched.graph.input} & set(names)
@@ -109,9 +167,12 @@ class _Observer:
         watched.graph.output.extend(
             onnx.ValueInfoProto(name=name) for name in self.fetched if name not in outputs
         )
-        self.session = open_session(watched.SerializeToString())
+        options = onnxruntime.SessionOptions()
+        # ONNX Runtime's fusions for its own kernels (1.31.1) fail on some sets of outputs.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        self.session = open_session(watched.SerializeToString(), options=options)
 
-    def run(self, feed: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+    def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         """Every watched tensor of one run, by name."""
         try:
             found = self.session.run(self.fetched, feed) if self.fetched else []
@@ -120,57 +181,5 @@ class _Observer:
                 f"quantize: the float model does not take the calibration samples: "
                 f"{first_line(error)}"
             ) from error
-        yield from ((name, feed[name]) for name in sorted(self.fed))
-        yield from zip(self.fetched, found, strict=True)
-
-
-def _tensors_around(model: onnx.ModelProto, operators: frozenset[str]) -> list[str]:
-    """Float tensors that go in or out of these operators, in the order of the graph."""
-    graph, constants = model.graph, initializers(model)
-    kinds = {
-        item.name: item.type.tensor_type.elem_type
-        for item in (*graph.value_info, *graph.input, *graph.output)
-    }
-    found: dict[str, None] = {}
-    for node in graph.node:
-        if node.op_type in operators:
-            for name in (*node.input, *node.output):
-                if kinds.get(name) == onnx.TensorProto.FLOAT and name not in constants:
-                    found[name] = None
-    return list(found)
-
-
-def _extreme(name: str, value: Any) -> float:
-    if not np.isfinite(value):
-        raise StepError(
-            f"quantize: in calibration tensor '{name}' takes the value {value}; look for NaN or "
-            "infinity in the calibration samples and the weights"
-        )
-    return float(value)
-
-
-def count_values(values: Array, high: float) -> Array:
-    """A histogram of ``BINS`` equal bins up to ``high``, without zeros: grids hold zero exactly."""
-    rest = values[values > 0]
-    if not rest.size:
-        return np.zeros(BINS, np.int64)
-    places = (rest * np.float32(BINS / high)).astype(np.int64)
-    return np.bincount(np.minimum(places, BINS - 1), minlength=BINS)
-
-
-def best_top(counts: Array, high: float) -> float:
-    """The top of the range from 0 whose 255 steps lose least, at most ``high``.
-
-    What is lost is the squared error: of values inside to rounding, of values above to clipping.
-    """
-    centres = (np.arange(BINS) + 0.5) * (high / BINS)
-    tops = high * _SHARES
-    start = np.searchsorted(centres, tops)
-    # Sums of 1, x and x * x over all values past each candidate.
-    count, total, squares = (
-        np.append(np.cumsum((counts * centres**power)[::-1])[::-1], 0.0)[start]
-        for power in (0, 1, 2)
-    )
-    clipped = squares - 2 * tops * total + tops**2 * count
-    rounded = (counts.sum() - count) * (tops / STEPS) ** 2 / 12
-    return float(tops[int(np.argmin(clipped + rounded))])
+        given = {name: feed[name] for name in sorted(self.fed)}
+        return given | dict(zip(self.fetched, found, strict=True))

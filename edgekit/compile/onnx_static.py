@@ -1,5 +1,6 @@
 """Static integers: ranges of activations from calibration, then QDQ by ONNX Runtime's quantizer."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,26 +16,41 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
+from edgekit.compile.calibration import Calibrated, Range, centred
+from edgekit.compile.onnx_gemms import join_biases
 from edgekit.compile.onnx_grid import has_zero_channel, int4_scales, int8_scales
+from edgekit.compile.onnx_islands import PRODUCTS
 from edgekit.compile.onnx_layers import Layer
-from edgekit.compile.onnx_model import array_of, explained, initializers, open_session
-from edgekit.compile.onnx_ranges import Samples, calibrate
+from edgekit.compile.onnx_model import array_of, explained, initializers, name_nodes, open_session
+from edgekit.compile.onnx_ranges import Samples, calibrate, save_ranges
+from edgekit.compile.onnx_trained import has_loose_activations
 from edgekit.core.strategy import Quantize
 
+# (signed, unsigned) by bits.
+_ACTIVATION_TYPES = {
+    8: (QuantType.QInt8, QuantType.QUInt8),
+    16: (QuantType.QInt16, QuantType.QUInt16),
+}
 # Recurrent layers have no static integer kernel; embeddings are stored by ``onnx_store``.
 STATIC_KINDS = ("conv", "depthwise", "matrix")
 # The two registries are dicts and quantize_static's own default is a list of a set of them, in an
 # order that changes from process to process.
-_OPERATORS = sorted(set(QLinearOpsRegistry) | set(QDQRegistry) - {"Gather"})
+OPERATORS = sorted(set(QLinearOpsRegistry) | set(QDQRegistry) - {"Gather"})
+
+_TOKEN, _RENAMED = "_token_", "_fused_"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StaticPlan:
-    """What the static quantizer is to do: layers at 8 and at 4 bits, nodes left float."""
+    """What the static quantizer is to do: layers at 8 and at 4 bits, nodes left float.
+
+    has_float_products: products of matrices give floats, for the nodes between them.
+    """
 
     int8: tuple[Layer, ...]
     int4: tuple[Layer, ...]
     excluded: tuple[str, ...]
+    has_float_products: bool = False
 
 
 def preprocess(model: onnx.ModelProto, scratch: Path) -> onnx.ModelProto:
@@ -48,7 +64,24 @@ def preprocess(model: onnx.ModelProto, scratch: Path) -> onnx.ModelProto:
     options.optimized_model_filepath = str(scratch / "preprocessed.onnx")
     open_session(model.SerializeToString(), options=options)
     fused = onnx.load_model(scratch / "preprocessed.onnx")
-    return onnx.shape_inference.infer_shapes(fused, data_prop=True)
+    _rename_tokens(fused)
+    name_nodes(fused)
+    inferred = onnx.shape_inference.infer_shapes(fused, data_prop=True)
+    join_biases(inferred)
+    return onnx.shape_inference.infer_shapes(inferred, data_prop=True)
+
+
+def _rename_tokens(model: onnx.ModelProto) -> None:
+    """Other names for what ONNX Runtime's fusions made.
+
+    The next session makes some too, begins to count anew, and refuses the model for a name that it
+    finds taken (1.31.1).
+    """
+    for item in (*model.graph.initializer, *model.graph.value_info):
+        item.name = item.name.replace(_TOKEN, _RENAMED)
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [name.replace(_TOKEN, _RENAMED) for name in names]
 
 
 def quantize(
@@ -57,29 +90,47 @@ def quantize(
     settings: Quantize,
     samples: Samples,
     scratch: Path,
-) -> onnx.ModelProto:
-    """The model with integer weights and activations in QDQ form.
+    known: Mapping[str, Range] | None = None,
+) -> tuple[onnx.ModelProto, Calibrated]:
+    """The model with integer weights and activations in QDQ form, and the ranges that it has.
 
+    known: ranges by tensor that win over the calibration's.
     Raises: StepError when calibration gives ranges that are not finite.
     """
     source, result, ranges = scratch / "in.onnx", scratch / "out.onnx", scratch / "ranges.json"
     onnx.save_model(model, source)
-    calibrate(model, _OPERATORS, samples, ranges)
+    found = calibrate(model, OPERATORS, samples, settings, excluded=plan.excluded, known=known)
+    is_centred = settings.has_symmetric_activations
+    kept = centred(found.ranges, settings.activation_bits) if is_centred else found.ranges
+    save_ranges(kept, ranges)
     with explained("ONNX Runtime's static quantizer"):
         quantize_static(
             str(source),
             str(result),
             calibration_cache_path=ranges,
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=_OPERATORS,
+            op_types_to_quantize=OPERATORS,
             per_channel=not settings.is_per_tensor,
             reduce_range=settings.is_range_reduced,
-            activation_type=QuantType.QUInt8 if settings.is_unsigned else QuantType.QInt8,
+            activation_type=_activation_type(settings),
             weight_type=QuantType.QInt8,
             nodes_to_exclude=sorted(plan.excluded),
-            extra_options={"TensorQuantOverrides": _overrides(model, plan, settings)},
+            extra_options={
+                "TensorQuantOverrides": _overrides(model, plan, settings),
+                "OpTypesToExcludeOutputQuantization": list(PRODUCTS)
+                if plan.has_float_products
+                else [],
+                # A ReLU may leave the graph only where its range begins at zero, as a clamp.
+                "QDQKeepRemovableActivations": settings.has_symmetric_activations
+                or has_loose_activations(model, known or {}),
+            },
         )
-    return onnx.load_model(result)
+    return onnx.load_model(result), found
+
+
+def _activation_type(settings: Quantize) -> QuantType:
+    signed, unsigned = _ACTIVATION_TYPES[settings.activation_bits]
+    return unsigned if settings.is_unsigned else signed
 
 
 def _overrides(

@@ -68,7 +68,7 @@ ROUND = StepSpec(
     acts_on=ActsOn.MODULE,
     handler="edgekit.compress.quantization.round:round_weights",
     settings="edgekit.core.steps:Round",
-    summary="puts weights on the grid that will be stored, each making up for the others (GPTQ)",
+    summary="puts weights on the grid that will be stored, by calibration data (GPTQ, AdaRound)",
 )
 
 EQUALIZE = StepSpec(
@@ -77,4 +77,28 @@ EQUALIZE = StepSpec(
     handler="edgekit.compress.quantization.equalize:equalize",
     settings="edgekit.core.steps:Equalize",
     summary="evens out the ranges of channels between layers; the outputs stay the same",
+)
+
+SMOOTH = StepSpec(
+    name="smooth",
+    acts_on=ActsOn.MODULE,
+    handler="edgekit.compress.quantization.smooth:smooth",
+    settings="edgekit.core.steps:Smooth",
+    summary="moves outliers of activations into weights; the outputs stay the same (SmoothQuant)",
+)
+
+AWQ = StepSpec(
+    name="awq",
+    acts_on=ActsOn.MODULE,
+    handler="edgekit.compress.quantization.awq:awq",
+    settings="edgekit.core.steps:Awq",
+    summary="scales weights up where inputs are large, and puts them on the grid (AWQ)",
+)
+
+ROTATE = StepSpec(
+    name="rotate",
+    acts_on=ActsOn.MODULE,
+    handler="edgekit.compress.quantization.rotate:rotate",
+    settings="edgekit.core.steps:Rotate",
+    summary="mixes channels so that no few are large; the outputs stay the same (QuaRot)",
 )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from edgekit.core.contract import Contract
 from edgekit.data.dataset import Dataset
 from edgekit.evaluate.metrics import Metric
+from edgekit.graph.ranges import TrainedRange
 
 # How a model is called: tensors by input name in, tensors by output name out.
 Call = Callable[[nn.Module, Mapping[str, Tensor]], dict[str, Tensor]]
@@ -113,7 +114,7 @@ class StepResult:
     model: in eval mode, on the CPU. masks: where weights must stay zero (0 and 1, by parameter
     name). points: every point on the way. values: plain figures of the step's own for the report.
     base: what the model was made from: the one on the bench ("current"), the user's model, or a new
-    one of the student factory.
+    one of the student factory. ranges: of activations, as they were trained.
     """
 
     model: nn.Module
@@ -121,3 +122,4 @@ class StepResult:
     masks: Mapping[str, Tensor] = field(default_factory=dict)
     points: tuple[StepPoint, ...] = ()
     values: Mapping[str, Any] = field(default_factory=dict)
+    ranges: tuple[TrainedRange, ...] = ()

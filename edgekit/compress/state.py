@@ -12,7 +12,7 @@ in a later build.
 import copy
 import importlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,9 +74,13 @@ def load_state(base: nn.Module, folder: Path) -> LoadedState:
         for name, value in stored.items()
         if name.startswith(_MASK)
     }
-    for name, value in stored.items():
-        if name.startswith(_TENSOR):
-            _place(model, name.removeprefix(_TENSOR), value)
+    tensors = {
+        name.removeprefix(_TENSOR): value
+        for name, value in stored.items()
+        if name.startswith(_TENSOR)
+    }
+    for name, value in tensors.items():
+        _place(model, name, value, tensors)
     return LoadedState(model=model.eval(), masks=masks)
 
 
@@ -164,7 +168,7 @@ def _make(class_name: str, attributes: Plain, path: str) -> nn.Module:
     return maker(attributes)
 
 
-def _place(model: nn.Module, name: str, value: Tensor) -> None:
+def _place(model: nn.Module, name: str, value: Tensor, stored: Container[str]) -> None:
     path, _, leaf = name.rpartition(".")
     try:
         owner = model.get_submodule(path)
@@ -176,23 +180,25 @@ def _place(model: nn.Module, name: str, value: Tensor) -> None:
         old = owner._parameters[leaf]  # noqa: SLF001
         is_trained = old is None or old.requires_grad
         new = nn.Parameter(value, requires_grad=is_trained and value.is_floating_point())
-        for holder, key in _holders(model, old, owner, leaf):
+        for holder, key in _holders(model, old, name, stored):
             holder._parameters[key] = new  # noqa: SLF001
     else:
         owner._buffers[leaf] = value  # noqa: SLF001
 
 
 def _holders(
-    model: nn.Module, old: Tensor | None, owner: nn.Module, leaf: str
+    model: nn.Module, old: Tensor | None, name: str, stored: Container[str]
 ) -> list[tuple[nn.Module, str]]:
-    """Every place of one parameter: tied weights stay tied."""
+    """Every place of one parameter: tied weights stay tied, unless each has a value stored."""
+    path, _, leaf = name.rpartition(".")
+    own = [(model.get_submodule(path), leaf)]
     if old is None:
-        return [(owner, leaf)]
-    return [
+        return own
+    return own + [
         (module, key)
-        for module in model.modules()
+        for path, module in model.named_modules()
         for key, value in module._parameters.items()  # noqa: SLF001
-        if value is old
+        if value is old and f"{path}.{key}".lstrip(".") not in stored
     ]
 
 

@@ -9,11 +9,16 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
+from edgekit.core.calibration import Calibration
+from edgekit.core.mixed import Mixed
 from edgekit.core.planned import PlannedStep, Strategy
+from edgekit.core.precision import LayerPrecision, Precision
 
 __all__ = [
     "Activations",
     "ActsOn",
+    "LayerPrecision",
+    "Mixed",
     "Override",
     "PlannedStep",
     "Precision",
@@ -23,7 +28,6 @@ __all__ = [
     "Strategy",
 ]
 
-Precision = Literal["int8", "int4", "fp16"]
 Activations = Literal["static", "dynamic", "none"]
 
 
@@ -44,7 +48,7 @@ class Override:
     """
 
     pattern: str
-    precision: Literal["int8", "int4", "fp16", "float"]
+    precision: LayerPrecision
     reason: str = ""
 
 
@@ -55,11 +59,16 @@ class Quantize:
     precision: of the weights. activations: "static" (calibrated integers), "dynamic" (integers
     scaled at run time) or "none" (weights only). is_unsigned: activations are stored as unsigned
     integers (what x86 wants). is_range_reduced: weights keep to 7 bits (x86 without VNNI saturates
-    otherwise). block_size: columns that share a scale in INT4 matrices; 0 is per channel.
+    otherwise). block_size: columns that share a scale in INT4 matrices, 0 is per channel; weights
+    that share one in NF4, in the order in which they lie, 0 is 64.
     keep_first_last_int8: in INT4, the first and the last layer with weights stay at 8 bits.
     is_integer_only: static integers between the layers as well, even where floats run faster there
     (what a microcontroller needs). is_per_tensor: one scale for all weights of a layer, in INT8, in
-    place of one for each output channel (what some accelerators need).
+    place of one for each output channel (what some accelerators need). mixed: precisions of layers
+    are still to be solved for, under a budget; ``overrides`` have the outcome, and then it is None.
+    calibration: how ranges of static activations are found. has_symmetric_activations: static
+    ranges reach as far below zero as above it (what some accelerators need). activation_bits: of
+    static activations; 16 goes with INT8 weights.
     """
 
     precision: Precision
@@ -70,6 +79,10 @@ class Quantize:
     keep_first_last_int8: bool = True
     is_integer_only: bool = False
     is_per_tensor: bool = False
+    mixed: Mixed | None = None
+    calibration: Calibration = field(default_factory=Calibration)
+    has_symmetric_activations: bool = False
+    activation_bits: Literal[8, 16] = 8
     overrides: tuple[Override, ...] = ()
 
 

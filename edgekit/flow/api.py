@@ -1,15 +1,17 @@
 """The same verbs as the command line, as functions with keyword arguments."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from edgekit.core.debugging import DebugResult
 from edgekit.core.errors import InputError
 from edgekit.core.progress import Listener, ignore
-from edgekit.core.strategy import Override
+from edgekit.core.strategy import LayerPrecision, Override
 from edgekit.core.workload import Workload
 from edgekit.flow import build as building
 from edgekit.flow import compare as comparing
+from edgekit.flow import debug as debugging
 from edgekit.flow import planning
 from edgekit.flow.results import (
     BuildOptions,
@@ -18,11 +20,12 @@ from edgekit.flow.results import (
     Effort,
     FitLine,
     PlanResult,
+    SensitivityResult,
 )
 from edgekit.flow.sources import SourceOptions
 
 PathLike = str | Path
-PRECISIONS = ("int8", "int4", "fp16", "float")
+PRECISIONS: tuple[str, ...] = get_args(LayerPrecision)
 
 
 def build(  # noqa: PLR0913
@@ -50,8 +53,8 @@ def build(  # noqa: PLR0913
     """Build a bundle for one device and prove it.
 
     workload: a Workload, a Python file (``file.py:function``) or a model file with ``data``.
-    limits: bounds by figure that replace the profile's. layers: precision ("int8", "int4",
-    "fp16", "float") by pattern of module paths. settings: by step name, values that replace the
+    limits: bounds by figure that replace the profile's. layers: precision (one of PRECISIONS)
+    by pattern of module paths. settings: by step name, values that replace the
     planned ones. listener: is called with progress and notes.
     Raises: BudgetError (its ``result`` has the whole table) when the verdict refuses it; other
     EdgekitErrors for what stops the build.
@@ -109,6 +112,47 @@ def plan(  # noqa: PLR0913
     )
 
 
+def sensitivity(  # noqa: PLR0913
+    workload: PathLike | Workload,
+    *,
+    device: str,
+    target: str | None = None,
+    samples: int = 128,
+    metric_layers: int = 3,
+    seed: int = 0,
+    refresh: bool = False,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    data: PathLike | None = None,
+    labels: PathLike | None = None,
+    arguments: Mapping[str, str] | None = None,
+    listener: Listener = ignore,
+) -> SensitivityResult:
+    """What each layer of the float model costs at INT8, INT4 and FP16, its weight alone.
+
+    samples: of the calibration data, at most. metric_layers: so many of the layers with the largest
+    errors are judged by the metric too. Its ``sensitivity.by_cost()`` has those that cost most
+    first. Raises: StepError for a model that is no torch.nn.Module, or has no such layers.
+    """
+    # The room that trains comes with it, which nothing else here needs.
+    from edgekit.flow import sensing  # noqa: PLC0415
+
+    options = BuildOptions(
+        device=device,
+        target=target,
+        seed=seed,
+        is_refreshed=refresh,
+        settings=settings or {},
+    )
+    return sensing.sensitivity(
+        workload,
+        options,
+        samples=samples,
+        metric_layers=metric_layers,
+        listener=listener,
+        source_options=_source_options(data, labels, arguments),
+    )
+
+
 def fit(
     workload: PathLike | Workload,
     *,
@@ -126,6 +170,29 @@ def fit(
 def compare(a: PathLike, b: PathLike, *, tolerance_percent: float = 5.0) -> Comparison:
     """Two bundles, figure by figure."""
     return comparing.compare(Path(a), Path(b), tolerance_percent=tolerance_percent)
+
+
+def debug(
+    bundle: PathLike,
+    *,
+    float_file: PathLike | None = None,
+    samples: int | None = None,
+    inputs: Iterable[Mapping[str, Any] | Any] | None = None,
+    listener: Listener = ignore,
+) -> DebugResult:
+    """The float model and a bundle's artifact, layer by layer, and the first that goes wrong.
+
+    float_file: the float model as .tflite or .onnx; by default what the bundle was built from, out
+    of the cache. samples: how many golden samples; all if left out. inputs: raw samples, as
+    ``session.predict`` takes them, in place of the golden ones.
+    """
+    return debugging.debug(
+        Path(bundle),
+        float_file=None if float_file is None else Path(float_file),
+        samples=samples,
+        inputs=inputs,
+        listener=listener,
+    )
 
 
 def _overrides(layers: Mapping[str, str]) -> tuple[Override, ...]:

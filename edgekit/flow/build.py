@@ -123,8 +123,11 @@ class _Build:
             reference = measurer.predict("reference", exported, data)
             measurer.check_metric(metric, reference, data)
         compressed = self._compress(data, metric, work)
+        if compressed.settled is not None:
+            self.plan = compressed.settled.plan
+            maker = Maker(self.model, self.plan, self.runner, self.toolchain, reporter)
         start = maker.export(compressed.model) if compressed.steps else exported
-        products = maker.make(exported, start, data)
+        products = maker.make(exported, start, data, ranges=compressed.ranges)
         measured = measurer.measure(products, metric, reference, data)
         verdict = deliver_verdict(self.plan.limits, measured.figures, waived=self.options.allow)
         made = Build(
@@ -135,6 +138,7 @@ class _Build:
             metric=metric,
             products=products,
             module_steps=compressed.steps,
+            settled=compressed.settled,
             measured=measured,
             anti_patterns=find_anti_patterns(
                 self.plan.profile,
@@ -147,13 +151,20 @@ class _Build:
         return self._conclude(out, made, verdict)
 
     def _compress(self, data: DataSets, metric: Metric, work: Path) -> Compressed:
-        if not self.plan.steps_on(ActsOn.MODULE):
+        is_mixed = self.plan.quantize is not None and self.plan.quantize.mixed is not None
+        if not (self.plan.steps_on(ActsOn.MODULE) or is_mixed):
             return Compressed(model=self.model)
-        # Only a strategy with module steps needs the room that trains.
+        # Only a strategy that changes the module or measures its layers needs the room that trains.
         from edgekit.flow.compressing import Compressor  # noqa: PLC0415
 
         compressor = Compressor(
-            self.model, self.plan, self.runner, data, metric, work=work, listener=self.heard
+            self.model,
+            self.plan,
+            self.runner,
+            data,
+            metric,
+            work=work,
+            listener=self.heard,
         )
         return compressor.compress()
 
@@ -172,7 +183,8 @@ class _Build:
             steps=tuple(
                 StepDetail(name=step.name, points=step.points, values=step.values)
                 for step in made.module_steps
-            ),
+            )
+            + (() if made.settled is None else (made.settled.detail,)),
             advice=advise(
                 self.plan, verdict, made.measured.figures, made.products, made.module_steps
             ),

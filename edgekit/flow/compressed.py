@@ -2,12 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from edgekit.core.facts import ModelFacts
 from edgekit.core.figure import Figure
 from edgekit.flow.prepare import Model
 from edgekit.flow.stages import StageOutcome
+from edgekit.graph.ranges import FILE as RANGES
+
+if TYPE_CHECKING:
+    from edgekit.flow.mixing import Settled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +33,17 @@ class ModuleStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compressed:
-    """The model after all module steps; the user's own where there are none."""
+    """The model after all module steps; the user's own where there are none.
+
+    settled: the plan after mixed precision was solved for; None where it was not asked.
+    """
 
     model: Model
     steps: tuple[ModuleStep, ...] = ()
+    settled: "Settled | None" = None
+
+    @property
+    def ranges(self) -> tuple[Path, str] | None:
+        """The last step's folder that holds trained ranges of activations, with its digest."""
+        folders = ((step.outcome.folder, step.outcome.digest) for step in reversed(self.steps))
+        return next((item for item in folders if (item[0] / RANGES).is_file()), None)

@@ -28,10 +28,15 @@ from edgekit.core.strategy import ActsOn, PlannedStep
 from edgekit.evaluate.metrics import Metric
 from edgekit.flow.calls import Inputs
 from edgekit.flow.compressed import Compressed, ModuleStep
+from edgekit.flow.mixed_builds import PlanBuilder
+from edgekit.flow.mixing import STAGE, Mixer, Settled
 from edgekit.flow.planning import Plan
 from edgekit.flow.prepare import DataSets, Model
+from edgekit.flow.sensing import Place, Sensor
 from edgekit.flow.stages import Runner, StageOutcome
 from edgekit.flow.workbench import Standing, Workbench
+from edgekit.graph.ranges import write_ranges
+from edgekit.plan.rounding import is_pending
 from edgekit.plan.strategy import settings_type
 from edgekit.store import file_digest, folder_digest
 
@@ -70,13 +75,38 @@ class Compressor:
         """
         current, standing = self._model, Standing()
         steps: list[ModuleStep] = []
-        for planned, name in _named(self._plan.steps_on(ActsOn.MODULE)):
+        settled: Settled | None = None
+        for index, (first, name) in enumerate(_named(self._plan.steps_on(ActsOn.MODULE))):
+            if is_pending(first) and self._is_mixed:
+                settled = self._settle(current, standing, steps)
+            # Its settings may have been settled by now.
+            planned = self._plan.steps_on(ActsOn.MODULE)[index] if settled else first
             outcome = self._run(planned, name, standing, steps)
             standing = Standing(folder=outcome.folder, base=outcome.values["base"])
             before, current = current, self._capture(name, standing)
             _require_change(name, before.facts, current.facts, outcome.values["points"])
             steps.append(self._finished(name, outcome, current, standing))
-        return Compressed(model=current, steps=tuple(steps))
+        if self._is_mixed:
+            settled = self._settle(current, standing, steps)
+        return Compressed(model=current, steps=tuple(steps), settled=settled)
+
+    @property
+    def _is_mixed(self) -> bool:
+        """Whether the precisions of layers are still to be solved for."""
+        quantize = self._plan.quantize
+        return quantize is not None and quantize.mixed is not None
+
+    def _settle(self, current: Model, standing: Standing, steps: list[ModuleStep]) -> Settled:
+        """Solve for the precisions of the model as it stands; from now on the plan has them."""
+        builder = PlanBuilder(current, self._plan, self._runner, self._data)
+        sensor = Sensor(
+            self._model, self._plan, self._runner, self._data, self._metric, self._listener
+        )
+        place = Place(standing=standing, model=current, inputs=_before(steps))
+        reporter = Reporter(stage=STAGE, listener=self._listener)
+        settled = Mixer(self._plan, sensor, builder, place, reporter).settle()
+        self._plan = settled.plan
+        return settled
 
     def _run(
         self, planned: PlannedStep, name: str, standing: Standing, steps: list[ModuleStep]
@@ -134,6 +164,7 @@ class Compressor:
         origin = standing.base if result.base == "current" else result.base
         base, _ = self._bench.base(origin)
         save_state(result.model.cpu(), base, out, result.masks)
+        write_ranges(out, result.ranges)
         points = [_plain_point(to_plain(point)) for point in result.points]
         return {
             "base": origin,

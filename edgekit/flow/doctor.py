@@ -33,6 +33,8 @@ EXTRAS = {
     "text": "texts as inputs",
     "metrics": "metrics of torchmetrics",
     "safetensors": "checkpoints that hold no code",
+    "compress": "steps on the torch model, mixed precision",
+    "plot": "the picture of edgekit sensitivity",
     "tensorflow": "Keras and SavedModel as workloads",
 }
 C_COMPILERS = ("cc", "gcc", "clang")

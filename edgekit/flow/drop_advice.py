@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgekit.core.figure import Figure
+from edgekit.core.precision import INTEGERS
 from edgekit.core.units import format_quantity
 from edgekit.flow.compressed import ModuleStep
 from edgekit.flow.planning import Plan
@@ -19,6 +20,15 @@ BY_PRECISION = {
     "or use fp16 (--set quantize.precision=fp16)",
     "fp16": "values beyond 65504 or below 6e-8 are lost in half precision; keep those layers in "
     "float (--layer PATTERN=float)",
+    "bf16": "8 bits of mantissa lose little: look at earlier steps, or use fp16 "
+    "(--set quantize.precision=fp16)",
+    "fp8_e4m3": "keep sensitive layers at 16 bits (--layer PATTERN=bf16), or use int8 "
+    "(--set quantize.precision=int8)",
+    "fp8_e5m2": "use fp8_e4m3, which has one more bit of mantissa "
+    "(--set quantize.precision=fp8_e4m3), or keep sensitive layers at 16 bits "
+    "(--layer PATTERN=bf16)",
+    "nf4": "shorter blocks (--set quantize.block_size=32), or keep sensitive layers at 8 bits "
+    "(--layer PATTERN=fp8_e4m3)",
 }
 # Steps that give back what others cost, at the size that the model has.
 RECOVERING = ("distil", "lora", "train")
@@ -66,7 +76,7 @@ def _remedy_of(step: str, plan: Plan) -> str:
     if name == QUANTIZE:
         quantize = plan.quantize
         precision = quantize.precision if quantize else ""
-        rounded = _rounded_training(plan) if precision != "fp16" else ""
+        rounded = _rounded_training(plan) if precision in INTEGERS else ""
         return rounded + BY_PRECISION.get(precision, "see the audit")
     settings = next(
         (item.settings for item in plan.strategy.steps if item.name == name and item.is_run), {}

@@ -23,7 +23,7 @@ def resolve_limits(
 ) -> tuple[Limit, ...]:
     """The profile's limits with replaced bounds, in the profile's order; each says whose it is.
 
-    is_half_precision: weights are stored at 16 bits. A CPU computes them in float, so they buy
+    is_half_precision: weights are stored as small floats. A CPU computes in float32, so they buy
     bytes and no time: where nobody states another bound, they may take a little more than float's.
     Raises: InputError for a bound or a waiver on a figure that the profile does not limit.
     """

@@ -92,16 +92,24 @@ class Maker(StageCaller):
             {"model": (chosen.folder, chosen.facts.digest)},
         )
 
-    def make(self, original: Made, exported: Made, data: DataSets) -> Products:
+    def make(
+        self,
+        original: Made,
+        exported: Made,
+        data: DataSets,
+        *,
+        ranges: tuple[Path, str] | None = None,
+    ) -> Products:
         """Apply every planned graph step to a float artifact, audit each, strip.
 
-        original: the user's model in float, which everything is compared with.
+        original: the user's model in float, which everything is compared with. ranges: a folder
+        with those that activations were trained with, and its digest.
         Raises: CompileError or StepError; an audit that is not accepted is a StepError.
         """
         current, steps, audits = exported, [], []
         planned = self.plan.steps_on(ActsOn.GRAPH)
         for step in planned:
-            before, current = current, self._apply(step, current, data)
+            before, current = current, self._apply(step, current, data, ranges)
             steps.append(current)
             _require_change(step, before, current)
             if step.name == "quantize":
@@ -125,7 +133,9 @@ class Maker(StageCaller):
             },
         )
 
-    def _apply(self, step: PlannedStep, made: Made, data: DataSets) -> Made:
+    def _apply(
+        self, step: PlannedStep, made: Made, data: DataSets, ranges: tuple[Path, str] | None
+    ) -> Made:
         return self._run(
             step.name,
             self.plan.compiler.steps[step.name],
@@ -133,6 +143,7 @@ class Maker(StageCaller):
             {
                 "float": (made.outcome.folder, made.outcome.digest),
                 "calibration": (data.calibration.path, data.calibration.digest),
+                **({} if ranges is None else {"ranges": ranges}),
             },
         )
 

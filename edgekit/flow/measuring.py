@@ -15,6 +15,7 @@ from edgekit.evaluate.drift import Drift, drift
 from edgekit.evaluate.metrics import Metric
 from edgekit.evaluate.paired import Batches, paired_drop
 from edgekit.evaluate.worst import worst_figures
+from edgekit.flow.activation_ranges import range_figures
 from edgekit.flow.calls import StageCaller
 from edgekit.flow.making import Made, Products
 from edgekit.flow.planning import Plan
@@ -112,6 +113,7 @@ class Measurer(StageCaller):
             *self._latency(products, data),
             *self._memory(products, data),
             found.figure(),
+            *range_figures(self, products, _part(data.evaluation)),
         ]
         named = {item.name: item for item in figures}
         return Measured(figures=named, outputs=outputs, drift=found)

@@ -12,6 +12,7 @@ from edgekit.core.codec import from_plain, nearest
 from edgekit.core.errors import CompileError, EdgekitError, MissingDependencyError, StepError
 from edgekit.core.facts import ModelFacts
 from edgekit.core.figure import Figure
+from edgekit.core.precision import INTEGERS
 from edgekit.core.profile import DeviceProfile
 from edgekit.core.progress import Listener
 from edgekit.core.strategy import ActsOn, PlannedStep, Quantize, StepSpec, Strategy
@@ -95,7 +96,7 @@ def make_plan(model: Model, options: BuildOptions) -> Plan:
     _check_format(model, compiler, target)
     wishes = Wishes(
         conditions=_conditions(model.workload),
-        has_module=_has_module(model),
+        has_module=has_module(model),
         effort=options.effort,
         overrides=options.overrides,
         settings=options.settings,
@@ -110,7 +111,7 @@ def make_plan(model: Model, options: BuildOptions) -> Plan:
         model.workload.limits,
         options.limits,
         options.allow,
-        is_half_precision=quantize is not None and quantize.precision == "fp16",
+        is_half_precision=quantize is not None and quantize.precision not in INTEGERS,
     )
     plan = Plan(
         profile=profile,
@@ -126,7 +127,8 @@ def make_plan(model: Model, options: BuildOptions) -> Plan:
     return plan
 
 
-def _has_module(model: Model) -> bool:
+def has_module(model: Model) -> bool:
+    """Whether a model is a torch module, whose layers can be taken apart."""
     # A graph cannot be pruned or trained as a module can, and an exported program is one.
     return model.source.format == "torch" and hasattr(model.workload.model, "named_modules")
 

@@ -9,6 +9,7 @@ from edgekit.bundle.manifest import Evidence, Manifest
 from edgekit.core.facts import ModelFacts
 from edgekit.core.figure import Figure
 from edgekit.core.profile import DeviceProfile
+from edgekit.core.sensitivity import Sensitivity
 from edgekit.core.strategy import Override, Strategy
 from edgekit.core.target import Support, Target
 from edgekit.core.verdict import Standing, Verdict
@@ -124,6 +125,21 @@ class PlanResult:
     support: tuple[SupportLine, ...]
     estimates: tuple[Figure, ...]
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SensitivityResult:
+    """What the layers of a float model cost at fewer bits.
+
+    has_selection: the metric was taken on selection data; else on the calibration data.
+    """
+
+    name: str
+    device: str
+    target: str
+    sensitivity: Sensitivity
+    has_selection: bool
+    is_reused: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,9 @@ from edgekit.measure.host import describe_host
 from edgekit.report.card import model_card
 from edgekit.runtime.golden import encode_npy
 
+if TYPE_CHECKING:
+    from edgekit.flow.mixing import Settled
+
 GOLDEN_SAMPLES = 8
 # Another processor rounds otherwise: float noise, or a step of 8 bits more or less after a few
 # layers, which is about two hundredths of the span of an output.
@@ -47,6 +50,7 @@ FLOAT_TOLERANCE = 1e-3
 SPAN_TOLERANCE = 0.02
 CARD = "MODEL_CARD.md"
 FLOAT = "float model"
+QUANTIZE = "quantize"
 METRIC, DROP = "metric_compressed", "metric_drop"
 
 Files = dict[str, Path | bytes]
@@ -63,6 +67,7 @@ class Build:
     metric: Metric
     products: Products
     module_steps: tuple[ModuleStep, ...]
+    settled: "Settled | None"
     measured: Measured
     anti_patterns: tuple[str, ...]
     toolchain: UsableToolchain
@@ -132,6 +137,8 @@ def _step_figures(build: Build) -> tuple[StepFigures, ...]:
     for name, size in build.products.step_bytes.items():
         how = "counted in the captured graph, of which this step changes none"
         figures[name] = (size, *_counts(exported, how), *_seconds(build, name))
+        if name == QUANTIZE and build.settled is not None:
+            figures[name] += build.settled.figures
     last = next(reversed(build.products.step_bytes))
     figures[last] += tuple(measured[name] for name in (METRIC, DROP) if name in measured)
     return tuple(StepFigures(name=name, figures=items) for name, items in figures.items())

@@ -120,6 +120,18 @@ class Runner:
         self.outcomes: list[StageOutcome] = []
         self._refresh = refresh
 
+    def apart(self) -> "Runner":
+        """A runner on the same store for what is only looked at: its notes and outcomes stay apart.
+
+        Progress is heard as of any stage.
+        """
+
+        def listener(event: Event) -> None:
+            if event.kind == "progress":
+                self._listener(event)
+
+        return Runner(self._store, listener, seed=self.seed, refresh=self._refresh)
+
     def run(
         self,
         request: StageRequest,

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgekit.core.precision import NF4_LEVELS
 from edgekit.graph.model import Array, Graph, Operator, Subgraph, TensorInfo, TensorQuantization
-from edgekit.graph.weights import WeightLayer
+from edgekit.graph.weights import FLOAT8, NF4, WeightLayer
 
 # Folding a norm into a weight moves it by float32's rounding, a ten-thousandth of a step at most.
 _STEP_TOLERANCE = 1e-3
@@ -46,14 +47,17 @@ def weight_grid(graph: Graph, layer: WeightLayer) -> WeightGrid | None:
     """
     subgraph = graph.subgraphs[layer.subgraph]
     stored = graph.constant_array(layer.tensor.index, layer.subgraph)
-    if layer.precision.startswith(("float", "bfloat")):
+    is_plain = not any(item.name == "Mul" for item in layer.passed)
+    if is_plain and layer.precision.startswith(("float", "bfloat")):
         return WeightGrid(
             values=stored.astype(np.float32), scales=np.zeros(0), groups=np.zeros(0, np.int64)
         )
     quantization = weight_quantization(graph, layer)
     if quantization is None:
         return None
-    integers = _unpack(stored, layer)
+    if layer.precision == NF4:
+        return _nf4_grid(stored, quantization.scales, layer)
+    integers = stored if layer.precision in FLOAT8 else _unpack(stored, layer)
     groups = group_indices(integers.shape, quantization)
     if groups is None or groups.max(initial=0) >= len(quantization.scales):
         return None
@@ -68,6 +72,19 @@ def weight_grid(graph: Graph, layer: WeightLayer) -> WeightGrid | None:
         values=values.reshape(layer.shape) if values.size == layer.elements else values,
         scales=quantization.scales,
         groups=groups,
+    )
+
+
+def _nf4_grid(codes: Array, scales: Array, layer: WeightLayer) -> WeightGrid | None:
+    """Blocks run along the weight as it lies. Shapes: codes (blocks, block), scales (blocks,)."""
+    if codes.ndim != 2 or len(scales) not in (1, len(codes)) or codes.size < layer.elements:
+        return None
+    values = np.array(NF4_LEVELS, np.float32)[codes] * scales.reshape(-1, 1)
+    groups = np.arange(codes.size) // codes.shape[1] if len(scales) > 1 else np.zeros(codes.size)
+    return WeightGrid(
+        values=values.reshape(-1)[: layer.elements].reshape(layer.shape),
+        scales=scales,
+        groups=groups.astype(np.int64)[: layer.elements].reshape(layer.shape),
     )
 
 
@@ -124,7 +141,7 @@ def weight_quantization(graph: Graph, layer: WeightLayer) -> TensorQuantization 
 
 
 def _quantization_of_decoder(graph: Graph, layer: WeightLayer) -> TensorQuantization | None:
-    """The scales of a DequantizeLinear or Mul that the weight passes after nothing but a Cast."""
+    """The scales of a DequantizeLinear or Mul that the weight passes after a Cast or a look-up."""
     subgraph = graph.subgraphs[layer.subgraph]
     for operator in reversed(layer.passed):
         if operator.name == "DequantizeLinear":
@@ -132,7 +149,7 @@ def _quantization_of_decoder(graph: Graph, layer: WeightLayer) -> TensorQuantiza
         if operator.name == "Mul":
             scale = next(item for item in operator.inputs if item in subgraph.constants)
             return _from_factor(graph.constant_array(scale, layer.subgraph), layer.tensor.shape)
-        if operator.name != "Cast":
+        if operator.name not in ("Cast", "Gather"):
             return None
     return None
 

@@ -165,7 +165,7 @@ class Graph:
     def constant_array(self, tensor: int, subgraph: int = 0) -> Array:
         """A constant as numpy sees it: 4-bit and 2-bit values become int8 or uint8.
 
-        Shapes: the tensor's. bfloat16 becomes float32.
+        Shapes: the tensor's. bfloat16 and the 8-bit floats of numbers become float32.
         Raises: InputError for a tensor that is no constant or has no numpy dtype.
         """
         info = self.subgraphs[subgraph].tensors[tensor]
@@ -193,9 +193,28 @@ def decode_constant(
     if dtype == "bfloat16":
         halves = np.frombuffer(content, "<u2").astype("<u4") << np.uint32(16)
         return halves.view("<f4").reshape(shape)
+    if dtype in ("float8_e4m3fn", "float8_e5m2"):
+        return decode_float8(content, dtype).reshape(shape)
     if dtype.startswith(("float8", "float4")):
         raise InputError(f"{where}: {dtype} has no numpy dtype; read its raw bytes")
     return np.frombuffer(content, np.dtype(dtype).newbyteorder("<")).reshape(shape)
+
+
+def decode_float8(content: memoryview, dtype: str) -> Array:
+    """8-bit floats as float32.
+
+    Source: Micikevicius et al. 2022, arXiv:2209.05433, table 1: E5M2 is the upper byte of a
+    float16; E4M3 has no infinity, and one NaN of each sign.
+    """
+    codes = np.frombuffer(content, np.uint8)
+    if dtype == "float8_e5m2":
+        return (codes.astype("<u2") << np.uint16(8)).view("<f2").astype(np.float32)
+    exponent, mantissa = (codes >> 3) & 15, (codes & 7).astype(np.float32)
+    is_normal = exponent > 0
+    powers = np.exp2(np.maximum(exponent, 1).astype(np.float32) - np.float32(7))
+    values = (is_normal + mantissa / np.float32(8)) * powers
+    values = np.where((codes & 127) == 127, np.float32(np.nan), values)
+    return np.where(codes > 127, -values, values).astype(np.float32)
 
 
 def unpack_bits(content: memoryview, dtype: str, elements: int) -> Array:

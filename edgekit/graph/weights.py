@@ -4,7 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from edgekit.graph.model import Graph, Operator, Subgraph, TensorInfo
+import numpy as np
+
+from edgekit.core.precision import NF4_LEVELS
+from edgekit.graph.model import BITS, Graph, Operator, Subgraph, TensorInfo
 
 WeightKind = Literal["conv", "depthwise", "linear", "embedding", "recurrent"]
 ActivationKind = Literal["static", "dynamic", "none"]
@@ -42,11 +45,11 @@ _WEIGHT_INPUTS: dict[str, tuple[WeightKind, tuple[int, ...]]] = {
 # What may stand between a constant and the operator that it is a weight of.
 _PASS_THROUGH = (
     *("DEQUANTIZE", "CAST", "TRANSPOSE", "RESHAPE"),
-    *("DequantizeLinear", "Cast", "Transpose", "Reshape", "Identity"),
+    *("DequantizeLinear", "Cast", "Transpose", "Reshape", "Identity", "Slice"),
 )
 # "Mul" by a constant of scales, after a Cast: dequantization that ONNX Runtime folds at load.
 _DEQUANTIZES = ("DEQUANTIZE", "DequantizeLinear", "Mul")
-_MOST_STEPS_BACK = 8
+_MOST_STEPS_BACK = 10
 _STATIC_INTEGER = ("QLinearConv", "QLinearMatMul", "QGemm")
 _DYNAMIC_INTEGER = (
     *("ConvInteger", "MatMulInteger", "MatMulIntegerToFloat"),
@@ -54,13 +57,18 @@ _DYNAMIC_INTEGER = (
 )
 # Several weights share a byte, and blocks of them a scale.
 BLOCK_PACKED = ("MatMulNBits", "GatherBlockQuantized")
+FLOAT8 = ("float8_e4m3fn", "float8_e5m2")
+# Codes of 4 bits that a table of 16 values is read with (``core.precision.NF4_LEVELS``).
+NF4 = "nf4"
 _INTEGERS = ("int8", "uint8", "int16", "uint16", "int4", "uint4", "int2", "uint2")
 _WEIGHT_PRECISIONS = (
-    *("float32", "float16", "bfloat16"),
+    *("float32", "float16", "bfloat16", *FLOAT8, NF4),
     *("int16", "int8", "int4", "int2"),
 )
 # Cast's attribute "to" (onnx.proto).
 _EIGHT_BIT_TYPES = (2, 3)
+# ONNX Runtime's integer kernels on the CPU take activations of so many bits and no others.
+_KERNEL_BITS = 8
 # The level at which MatMulNBits turns its activations to int8 (ONNX Runtime, contrib operators).
 _INT8_ACCURACY_LEVEL = 4
 
@@ -70,10 +78,11 @@ class WeightLayer:
     """One constant in the place of a weight of one operator.
 
     shape: of the weight itself, not of its packing. precision: how an element is stored ("float32",
-    "float16", "int8", "int4", ...; unsigned counts as signed). activations: how they come to the
-    operator: integers ("static"), floats that it scales itself ("dynamic") or floats that stay
-    floats ("none"). is_integer: the engine's kernel multiplies integers. passed: what stands
-    between the constant and the operator, nearest to the operator first.
+    "float16", "float8_e4m3fn", "int8", "nf4", ...; unsigned counts as signed). activations: how
+    they come to the operator: integers ("static"), floats that it scales itself ("dynamic") or
+    floats that stay floats ("none"). activation_bits: of static integers, else 0.
+    is_integer: the engine's kernel multiplies integers. passed: what stands between the constant
+    and the operator, nearest to the operator first.
     """
 
     subgraph: int
@@ -85,6 +94,7 @@ class WeightLayer:
     precision: str
     activations: ActivationKind
     is_integer: bool
+    activation_bits: int = 0
     passed: tuple[Operator, ...] = ()
 
     @property
@@ -146,7 +156,7 @@ class _Links:
         if found is None:
             return None
         tensor, passed = found
-        shape, precision = _unpacked(operator, tensor)
+        shape, precision = self._unpacked(operator, tensor, passed)
         is_scale = kind == "embedding" and shape[-1:] == (1,)  # of rows, looked up beside them
         if len(shape) < 2 or is_scale or precision not in _WEIGHT_PRECISIONS:
             return None
@@ -161,6 +171,7 @@ class _Links:
             precision=precision,
             activations=activations,
             is_integer=is_integer,
+            activation_bits=self._activation_bits(operator, slot) if activations == "static" else 0,
             passed=passed,
         )
 
@@ -172,8 +183,7 @@ class _Links:
                 return None
             tensor = self.subgraph.tensors[index]
             if tensor.is_constant:
-                is_scaled = any(item.name == "Mul" for item in passed)
-                return None if is_scaled and tensor.dtype not in _INTEGERS else (tensor, (*passed,))
+                return (tensor, (*passed,)) if _is_weight(tensor, passed) else None
             maker = self.maker.get(index)
             if maker is None:
                 return None
@@ -188,7 +198,28 @@ class _Links:
         if maker.name == "Mul" and len(maker.inputs) == 2:
             computed = [i for i in maker.inputs if not self.subgraph.tensors[i].is_constant]
             return computed[0] if len(computed) == 1 else -1
+        if maker.name == "Gather" and self._is_nf4_table(maker.inputs[0]):
+            return maker.inputs[1]
         return -1
+
+    def _is_nf4_table(self, index: int) -> bool:
+        info = self.subgraph.tensors[index]
+        if not info.is_constant or (info.dtype, info.shape) != ("float32", (len(NF4_LEVELS),)):
+            return False
+        levels = self.graph.constant_array(index, self.place)
+        return bool((levels == np.array(NF4_LEVELS, np.float32)).all())
+
+    def _unpacked(
+        self, operator: Operator, tensor: TensorInfo, passed: Sequence[Operator]
+    ) -> tuple[tuple[int, ...], str]:
+        """(shape of the weight, precision) where the file stores something else."""
+        if not any(item.name == "Gather" for item in passed):
+            return _unpacked(operator, tensor)
+        shaper = next((item for item in passed if item.name == "Reshape"), None)
+        if shaper is None or not self.subgraph.tensors[shaper.inputs[1]].is_constant:
+            return tensor.shape, NF4
+        sizes = self.graph.constant_array(shaper.inputs[1], self.place)
+        return tuple(int(size) for size in sizes.reshape(-1)), NF4
 
     def _compute(
         self, operator: Operator, slot: int, tensor: TensorInfo, passed: Sequence[Operator]
@@ -209,9 +240,8 @@ class _Links:
         return self._compute_qdq(operator, slot, tensor, passed)
 
     def _compute_tflite(self, operator: Operator, slot: int) -> tuple[ActivationKind, bool]:
-        others = [item for item in operator.inputs if item >= 0 and item != operator.inputs[slot]]
-        free = [item for item in others if not self.subgraph.tensors[item].is_constant]
-        if free and self.subgraph.tensors[free[0]].dtype in _INTEGERS:
+        data = self._data(operator, slot)
+        if data >= 0 and self.subgraph.tensors[data].dtype in _INTEGERS:
             return "static", True
         # Integer weights, float activations: the kernel scales the activations as they come.
         return "dynamic", True
@@ -220,9 +250,7 @@ class _Links:
         self, operator: Operator, slot: int, tensor: TensorInfo, passed: Sequence[Operator]
     ) -> tuple[ActivationKind, bool]:
         """ONNX Runtime makes an integer kernel of an operator between quantize and dequantize."""
-        is_product = operator.name in ("MatMul", "Gemm")
-        data = operator.inputs[1 - slot if is_product else 0]
-        maker = self.maker.get(data)
+        maker = self.maker.get(self._data(operator, slot))
         decoders = [item.name for item in passed].count("DequantizeLinear")
         if maker is None or maker.name != "DequantizeLinear" or not decoders:
             return "none", False
@@ -232,7 +260,27 @@ class _Links:
         )
         if operator.name in ("Conv", "ConvTranspose"):
             is_integer = is_integer and self._is_requantized(operator)
-        return "static", is_integer
+        return "static", is_integer and self._activation_bits(operator, slot) == _KERNEL_BITS
+
+    def _activation_bits(self, operator: Operator, slot: int) -> int:
+        """Of static integers as they come to an operator."""
+        if operator.name in _STATIC_INTEGER:
+            return _KERNEL_BITS
+        if self.graph.format == "tflite":
+            return BITS.get(self.subgraph.tensors[self._data(operator, slot)].dtype, 0)
+        decoder = self.maker[self._data(operator, slot)]
+        point = decoder.inputs[2] if len(decoder.inputs) > 2 else -1
+        # Without a zero point ONNX quantizes to uint8.
+        return BITS.get(self.subgraph.tensors[point].dtype, 0) if point >= 0 else _KERNEL_BITS
+
+    def _data(self, operator: Operator, slot: int) -> int:
+        """The tensor that an operator multiplies a weight with."""
+        if self.graph.format == "tflite":
+            weight, tensors = operator.inputs[slot], self.subgraph.tensors
+            others = [index for index in operator.inputs if index >= 0 and index != weight]
+            return next((index for index in others if not tensors[index].is_constant), -1)
+        is_product = operator.name in ("MatMul", "Gemm")
+        return operator.inputs[1 - slot if is_product else 0]
 
     def _is_requantized(self, operator: Operator) -> bool:
         """Whether the output goes to a QuantizeLinear, perhaps through a clamp that it absorbs."""
@@ -246,6 +294,15 @@ class _Links:
             if operator.name not in ("Relu", "Clip") or not operator.outputs:
                 return False
         return False
+
+
+def _is_weight(tensor: TensorInfo, passed: Sequence[Operator]) -> bool:
+    """Whether what a constant passes makes a weight of it, and not some other value."""
+    names = {item.name for item in passed}
+    if "Gather" in names:
+        return tensor.dtype == "uint4"
+    is_scaled = "Mul" in names and tensor.dtype not in (*_INTEGERS, *FLOAT8)
+    return not is_scaled and "Slice" not in names
 
 
 def _refine(kind: WeightKind, operator: Operator, shape: Sequence[int]) -> WeightKind:

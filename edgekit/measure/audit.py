@@ -5,36 +5,22 @@ Pure functions over graphs: nothing is believed that a converter said about itse
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from edgekit.core.figure import Figure, exact
 from edgekit.core.strategy import Quantize
-from edgekit.graph.model import BITS, Graph
+from edgekit.graph.model import Graph
 from edgekit.graph.weights import WeightLayer, weight_layers
+from edgekit.measure.audit_compute import COMPUTE_KINDS, compute_findings, computing
+from edgekit.measure.audit_finding import Finding, Severity, finding_of
 from edgekit.measure.audit_match import Pair, match_layers, module_path
-from edgekit.measure.audit_subject import FLOATS, MIN_WEIGHT_ELEMENTS, STORED_AS, Subject
+from edgekit.measure.audit_subject import (
+    COMPUTED_AS_FLOATS,
+    MIN_WEIGHT_ELEMENTS,
+    STORED_AS,
+    STORED_BITS,
+    Subject,
+)
 from edgekit.measure.audit_values import layer_scale_fault, scale_faults, value_fault
-
-Severity = Literal["note", "counted", "fatal"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One thing that is not as asked.
-
-    kind: "nothing changed", "no weights", "missing", "wider than asked", "narrower than asked",
-    "float compute", "activations", "bad scale", "wrong values", "kept at 8 bits". layer: module
-    path, or the tensor's name. share: of all weight elements, 0..1. severity: "fatal" fails the
-    audit, "counted" does so past the tolerance, "note" never does.
-    """
-
-    kind: str
-    layer: str
-    wanted: str
-    found: str
-    share: float
-    message: str
-    severity: Severity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +59,7 @@ def audit_quantization(
         *_nothing_changed(subject),
         *_missing(subject, missing),
         *(found for pair in subject.distinct for found in _storage(subject, pair)),
-        *_compute(subject),
+        *compute_findings(subject),
         *_scales(subject),
         *_values(float_graph, subject),
     ]
@@ -89,14 +75,10 @@ def _is_accepted(findings: list[Finding], tolerance: float) -> bool:
     if any(item.severity == "fatal" for item in findings):
         return False
     counted = [item for item in findings if item.severity == "counted"]
-    stored = sum(item.share for item in counted if item.kind not in _COMPUTE_KINDS)
-    computed = sum(item.share for item in counted if item.kind in _COMPUTE_KINDS)
+    stored = sum(item.share for item in counted if item.kind not in COMPUTE_KINDS)
+    computed = sum(item.share for item in counted if item.kind in COMPUTE_KINDS)
     # Shares are sums of fractions: forgive the last digits.
     return max(stored, computed) <= tolerance + 1e-9
-
-
-_FLOAT_COMPUTE = "float activations"
-_COMPUTE_KINDS = ("float compute", "activations")
 
 
 def _nothing_changed(subject: Subject) -> Iterator[Finding]:
@@ -156,7 +138,9 @@ def _storage(subject: Subject, pair: Pair) -> Iterator[Finding]:
     if subject.is_as_asked(layer):
         return
     wanted, found = STORED_AS[subject.wanted(layer)], layer.precision
-    kind = "wider than asked" if BITS[found] > BITS[wanted] else "narrower than asked"
+    bits, asked = STORED_BITS[found], STORED_BITS[wanted]
+    kind = "wider than asked" if bits > asked else "narrower than asked"
+    kind = "otherwise than asked" if bits == asked else kind
     severity: Severity = "counted"
     why = ""
     if layer.kind == "depthwise" and (wanted, found) == ("int4", "int8"):
@@ -164,99 +148,7 @@ def _storage(subject: Subject, pair: Pair) -> Iterator[Finding]:
         why = "; no engine has 4-bit depthwise convolutions"
     elif not subject.is_counted(layer):
         severity, why = "note", f"; {layer.elements} weights are too few to matter"
-    yield _finding(subject, layer, kind, f"{wanted} weights", f"{found} weights", severity, why)
-
-
-def _finding(
-    subject: Subject,
-    layer: WeightLayer,
-    kind: str,
-    wanted: str,
-    found: str,
-    severity: Severity,
-    why: str,
-) -> Finding:
-    name, share = subject.path(layer), subject.share(layer)
-    return Finding(
-        kind=kind,
-        layer=name,
-        wanted=wanted,
-        found=found,
-        share=share,
-        message=(
-            f"{name}: {layer.operator.name} has {found}, asked for {wanted} "
-            f"({kind}, {share:.1%} of the weights){why}"
-        ),
-        severity=severity,
-    )
-
-
-def _compute(subject: Subject) -> Iterator[Finding]:
-    """Operators that do not compute with the activations that were asked."""
-    activations = subject.settings.activations
-    unsupported = []
-    for pair in _computing(subject):
-        layer = pair.layer
-        asked = subject.wanted(layer)
-        if activations == "none" or asked in ("fp16", "float") or layer.precision in FLOATS:
-            continue  # floats were asked, or are named already as weights that stayed
-        wanted = f"{activations} integer activations"
-        if not layer.is_integer and _has_no_integer_kernel(subject, layer):
-            unsupported.append(layer)
-        elif layer.activations not in (activations, "none"):
-            found = f"{layer.activations} integer activations"
-            yield _finding(subject, layer, "activations", wanted, found, "counted", "")
-        elif not layer.is_integer:
-            why = "; its weights are dequantized and multiplied as floats"
-            yield _finding(subject, layer, "float compute", wanted, _FLOAT_COMPUTE, "counted", why)
-    if unsupported:
-        yield _unsupported(subject, unsupported)
-
-
-def _has_no_integer_kernel(subject: Subject, layer: WeightLayer) -> bool:
-    """Whether ONNX Runtime can only widen these weights: 4 bits, and most recurrent layers.
-
-    Convolutions at 8 bits beside 4-bit matrices are stored so too: with activations scaled at run
-    time they would be several times slower than float.
-    """
-    if subject.graph.format != "onnx":
-        return False
-    is_convolution = layer.kind in ("conv", "depthwise")
-    asked = subject.settings
-    if is_convolution and (asked.precision, asked.activations) == ("int4", "dynamic"):
-        return True
-    is_float_cell = layer.kind == "recurrent" and (
-        layer.operator.name != "LSTM" or subject.settings.activations == "static"
-    )
-    return layer.precision == "int4" or is_float_cell
-
-
-def _unsupported(subject: Subject, layers: list[WeightLayer]) -> Finding:
-    """One note for all: the engine has no kernel for it, so it is no layer's fault."""
-    names = ", ".join(dict.fromkeys(subject.path(layer) for layer in layers))
-    share = sum(subject.share(layer) for layer in layers)
-    return Finding(
-        kind="float compute",
-        layer=names,
-        wanted=f"{subject.settings.activations} integer activations",
-        found=_FLOAT_COMPUTE,
-        share=share,
-        message=(
-            f"{len(layers)} weights are computed with in float ({share:.1%} of all): ONNX Runtime "
-            f"has no integer kernel for 4 bits or recurrent layers like these, nor a fast one for "
-            f"convolutions with activations scaled at run time; they win bytes only: {names}"
-        ),
-        severity="note",
-    )
-
-
-def _computing(subject: Subject) -> list[Pair]:
-    """Every use of a counted weight that multiplies; an embedding only looks up."""
-    return [
-        pair
-        for pair in subject.pairs
-        if subject.is_counted(pair.layer) and pair.layer.kind != "embedding"
-    ]
+    yield finding_of(subject, layer, kind, f"{wanted} weights", f"{found} weights", severity, why)
 
 
 def _scales(subject: Subject) -> Iterator[Finding]:
@@ -305,7 +197,7 @@ def _figures(subject: Subject, findings: list[Finding]) -> tuple[Figure, ...]:
     missing = sum(item.share for item in findings if item.kind == "missing")
     stored = sum(pair.layer.elements for pair in subject.counted if subject.is_as_asked(pair.layer))
     as_asked = stored / subject.total * (1 - missing) if subject.total else 0.0
-    uses = _computing(subject)
+    uses = computing(subject)
     integer = sum(
         pair.layer.is_integer and subject.settings.activations in (pair.layer.activations, "none")
         for pair in uses
@@ -313,7 +205,7 @@ def _figures(subject: Subject, findings: list[Finding]) -> tuple[Figure, ...]:
     stored_float = {
         pair.layer.key: pair.layer.tensor.stored_bytes
         for pair in subject.distinct
-        if pair.layer.precision in FLOATS
+        if pair.layer.precision in COMPUTED_AS_FLOATS
     }
     return (
         exact("weights_as_asked_share", as_asked, "share", how),

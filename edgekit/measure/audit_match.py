@@ -9,7 +9,7 @@ from edgekit.graph.weights import WeightLayer
 
 # What quantizers and fusions put around the name of a weight that they changed.
 _SUFFIX = re.compile(
-    r"(_quantized|_DequantizeLinear(_Output)?|_Q(4|8)(G\d+)?|_int4|_transposed|_fp16)+$"
+    r"(_quantized|_DequantizeLinear(_Output)?|_Q(4|8)(G\d+)?|_int4|_transposed|_fp16|_bf16|_fp8|_nf4)+$"
 )
 _PREFIX = re.compile(r"^(ConvBnFusion_W_|ConvMulFusion_W_|ConvAddFusion_W_)+")
 

@@ -4,13 +4,26 @@ from collections.abc import Mapping
 
 from edgekit.core.steps.patterns import compiled_pattern
 from edgekit.core.strategy import Quantize
-from edgekit.graph.model import Graph
-from edgekit.graph.weights import WeightLayer
+from edgekit.graph.model import BITS, Graph
+from edgekit.graph.weights import FLOAT8, NF4, WeightLayer
 from edgekit.measure.audit_match import Pair, module_path
 
 # Precision that was asked -> how its weights are stored.
-STORED_AS = {"int8": "int8", "int4": "int4", "fp16": "float16", "float": "float32"}
+STORED_AS = {
+    "int8": "int8",
+    "int4": "int4",
+    "fp16": "float16",
+    "bf16": "bfloat16",
+    "fp8_e4m3": "float8_e4m3fn",
+    "fp8_e5m2": "float8_e5m2",
+    "nf4": NF4,
+    "float": "float32",
+}
+# Of a stored weight; what is not a tensor's dtype in a file has its bits here.
+STORED_BITS = {**BITS, NF4: 4}
+# Floats that are left as they are; what is widened to them first is computed in float as well.
 FLOATS = ("float32", "float16", "bfloat16")
+COMPUTED_AS_FLOATS = (*FLOATS, *FLOAT8, NF4)
 # Below this a constant is a bias or a factor; quantizing it wins nothing.
 MIN_WEIGHT_ELEMENTS = 256
 

@@ -8,19 +8,23 @@ import numpy as np
 from edgekit.core.errors import InputError
 from edgekit.graph.grid import WeightGrid, weight_grid, weight_quantization
 from edgekit.graph.model import Array, Graph, TensorInfo, TensorQuantization
-from edgekit.graph.weights import BLOCK_PACKED, WeightLayer
+from edgekit.graph.weights import BLOCK_PACKED, FLOAT8, NF4, WeightLayer
 
 # Rounding to a grid is off by 0.29 steps (root of 1/12) on average and by half a step at most.
 # Clipping and GPTQ move a few weights further; a scale that is wrong by a factor moves all.
 _MOST_STEPS_OFF = 0.75
 # The error of one group of weights against their size, above which steps are looked at.
-_GROUP_ERROR = {"int8": 0.02, "int16": 0.001, "int4": 0.3, "int2": 0.6}
+_GROUP_ERROR = {"int8": 0.02, "int16": 0.001, "int4": 0.3, "int2": 0.6, NF4: 0.3}
+# Half a step of an 8-bit float is at most this share of its value. NF4 has levels that are 0.304
+# scales apart, so no weight is further off than half of that.
+_FLOAT8_ERROR = {"float8_e4m3fn": 2**-4, "float8_e5m2": 2**-3}
+_MOST_OFF = {NF4: 0.16, **dict.fromkeys(FLOAT8, 0.0)}
 # The error of the whole layer that no rounding explains: nothing is left of the weights.
-_LAYER_ERROR = {"int8": 0.25, "int16": 0.01, "int4": 0.8, "int2": 0.95}
-# 11 bits of a float16 give 0.0005 at worst; float32 is only ever copied.
-_FLOAT_ERROR = 0.001
+_LAYER_ERROR = {"int8": 0.25, "int16": 0.01, "int4": 0.8, "int2": 0.95, NF4: 0.5, **_FLOAT8_ERROR}
+# 11 bits of a float16 give 0.0005 at worst, 8 of a bfloat16 0.004; float32 is only ever copied.
+_FLOAT_ERROR, _BFLOAT_ERROR = 0.001, 0.004
 # Same direction whatever the gain: for weights that a multiplication was folded into.
-_LEAST_COSINE = {"int8": 0.98, "int16": 0.999, "int4": 0.8, "int2": 0.5}
+_LEAST_COSINE = {"int8": 0.98, "int16": 0.999, "int4": 0.8, "int2": 0.5, NF4: 0.9}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +131,8 @@ def _difference(wanted: Array, grid: WeightGrid, layer: WeightLayer) -> str:
     size = float(np.sqrt(np.square(wanted, dtype=np.float64).sum()))
     relative = float(np.sqrt(error.sum())) / size if size else float(error.any())
     if not len(grid.scales):
-        return _said(relative) if relative > _FLOAT_ERROR else ""
+        limit = _BFLOAT_ERROR if layer.precision == "bfloat16" else _FLOAT_ERROR
+        return _said(relative) if relative > _FLOAT8_ERROR.get(layer.precision, limit) else ""
     if relative > _LAYER_ERROR.get(layer.precision, 1.0):
         return _said(relative)
     wrong, groups = _wrong_groups(error, wanted, grid, layer)
@@ -151,8 +156,9 @@ def _wrong_groups(
     steps_off = np.sqrt(np.bincount(groups, error.reshape(-1), count) / members) / steps
     energy = np.bincount(groups, np.square(wanted, dtype=np.float64).reshape(-1), count)
     share = np.bincount(groups, error.reshape(-1), count) / np.maximum(energy, 1e-30)
-    limit = _GROUP_ERROR.get(layer.precision, 1.0)
-    wrong = (steps_off > _MOST_STEPS_OFF) & (np.sqrt(share) > limit)
+    limit = {**_GROUP_ERROR, **_FLOAT8_ERROR}.get(layer.precision, 1.0)
+    most_steps = _MOST_OFF.get(layer.precision, _MOST_STEPS_OFF)
+    wrong = (steps_off > most_steps) & (np.sqrt(share) > limit)
     return int(wrong.sum()), count
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgekit.graph.grid import weight_grid
-from edgekit.graph.model import BITS, Graph
+from edgekit.graph.model import Graph
 from edgekit.graph.weights import weight_layers
 from edgekit.measure.audit_match import Pair, match_layers, module_path
-from edgekit.measure.audit_subject import FLOATS
+from edgekit.measure.audit_subject import FLOATS, STORED_BITS
 from edgekit.measure.audit_values import layouts
 
 
@@ -50,7 +50,7 @@ def _error(
         return None
     return WeightError(
         layer=module_path(original.tensor.name, tensor_map),
-        bits=BITS[layer.precision],
+        bits=STORED_BITS[layer.precision],
         relative_error=min(errors),
     )
 

@@ -7,14 +7,20 @@ from typing import Any
 
 from edgekit.core.facts import LayerFact, ModelFacts
 from edgekit.core.figure import Figure, Place, Provenance
+from edgekit.core.precision import FLOAT8, NF4_BLOCK, STORAGE_BITS
 from edgekit.core.profile import DeviceProfile
 from edgekit.core.strategy import PlannedStep, Quantize
 from edgekit.core.target import RuntimeLibrary, Target
 from edgekit.plan.container import container_bytes
 from edgekit.plan.forecast import forecasts
 from edgekit.plan.foreseen import Forecast
+from edgekit.plan.mixed_wish import range_of
 
-WEIGHT_BITS = {"float32": 32, "fp16": 16, "int8": 8, "int4": 4}
+WEIGHT_BITS = {"float32": 32, **STORAGE_BITS}
+# Of the scale of a block or a channel that ONNX stores.
+SCALE_BYTES = 4.0
+# A layer's, beyond those of a Cast. Two ResNets of 10 and 22 layers, stripped (2026-11).
+WIDENING_BYTES = {"fp8_e4m3": 45.0, "fp8_e5m2": 45.0, "nf4": 170.0}
 # Measured peak memory of the digits model (docs/results.md), less its weights.
 ENGINE_MEMORY_BYTES = {"tflite": 4e6, "onnx": 11e6}
 # Beyond what the steps leave open: exporters, kept operators, layers that stay at more bits.
@@ -57,7 +63,7 @@ def estimate_figures(  # a model, where it goes and what is done to it
     after = forecasts(facts, steps, has_student=has_student)[-1]
     artifact = _artifact(after, target, settings)
     why = "".join(f"; {reason}" for reason in after.unknown)
-    activations = after.likely.peak_activation_bytes * (0.25 if _has_integers(settings) else 1.0)
+    activations = after.likely.peak_activation_bytes * _activation_share(settings)
     figures = [_figure("artifact_bytes", artifact, f"weights by bits, scales, container{why}")]
     library = target.runtime_library(profile.hardware.abi)
     if library is not None:
@@ -88,7 +94,22 @@ def _artifact(after: Forecast, target: Target, settings: Quantize | None) -> _Ra
         estimate_artifact_bytes(facts, target, settings)
         for facts in (after.least, after.likely, after.most)
     )
+    if settings is not None and settings.mixed is not None:
+        least, value, most = _mixed_artifact(after, target, settings)
     return _Range(value=value, low=least * (1 - SPREAD), high=most * (1 + SPREAD))
+
+
+def _mixed_artifact(
+    after: Forecast, target: Target, settings: Quantize
+) -> tuple[float, float, float]:
+    """From all layers at the fewest bits to all at the most; the budget, where it lies between."""
+    narrow, wide = range_of(settings)
+    least = estimate_artifact_bytes(after.least, target, narrow)
+    most = estimate_artifact_bytes(after.most, target, wide)
+    budget = settings.mixed.max_bytes if settings.mixed else 0
+    most = max(least, min(most, budget or most))
+    likely = estimate_artifact_bytes(after.likely, target, wide)
+    return least, min(max(likely, least), most), most
 
 
 def estimate_artifact_bytes(facts: ModelFacts, target: Target, settings: Quantize | None) -> float:
@@ -131,12 +152,25 @@ def _layer_bytes(layer: LayerFact, facts: ModelFacts, settings: Quantize | None)
         layer.kind == "depthwise" or (is_edge and settings.keep_first_last_int8)
     ):
         bits = 8
+    return weights * bits / 8 + _side_bytes(layer, weights, bits, settings)
+
+
+def _side_bytes(layer: LayerFact, weights: int, bits: int, settings: Quantize) -> float:
+    """Scales of a layer, and the nodes that widen its weights."""
+    nodes = WIDENING_BYTES.get(settings.precision, 0.0)
+    if settings.precision == "nf4":
+        return nodes + SCALE_BYTES * math.ceil(weights / (settings.block_size or NF4_BLOCK))
+    if settings.precision in FLOAT8:
+        return nodes + SCALE_BYTES * (layer.weight_shape[0] if layer.weight_shape else 1)
     has_blocks = settings.block_size and bits == WEIGHT_BITS["int4"]
-    return weights * bits / 8 + (2 * weights / settings.block_size if has_blocks else 0.0)
+    return 2 * weights / settings.block_size if has_blocks else 0.0
 
 
-def _has_integers(settings: Quantize | None) -> bool:
-    return settings is not None and settings.activations == "static"
+def _activation_share(settings: Quantize | None) -> float:
+    """Bytes of an activation over those of a float."""
+    if settings is None or settings.activations != "static":
+        return 1.0
+    return settings.activation_bits / WEIGHT_BITS["float32"]
 
 
 def _build_seconds(facts: ModelFacts) -> float:

@@ -20,7 +20,10 @@ from edgekit.plan.narrowing import scaled, split, without_blocks
 Settings = Mapping[str, Any]
 
 # Steps whose result has the size of what they got. A sparse weight takes as much room as any.
-_SAME_SIZE = ("sparsify", "lora", "train", "equalize", "round", "quantize")
+_SAME_SIZE = (
+    *("sparsify", "lora", "train", "equalize", "rotate", "smooth", "awq", "round"),
+    "quantize",
+)
 # Of a made student, its counts rounded down: asked for 0.33 of ResNet-20's 272,186 parameters, one
 # had 0.256 (Fashion-MNIST, 2026-11).
 _MADE = (0.65, 0.85, 1.0)

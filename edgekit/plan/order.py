@@ -5,11 +5,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from edgekit.core.errors import StepError
 from edgekit.core.planned import PlannedStep
 from edgekit.core.strategy import ActsOn, Step, StepSpec
-from edgekit.plan.rounding import ROUND, has_rounding
+from edgekit.plan.rounding import AWQ, GRID_STEPS, ROUND, has_rounding
 
 # Steps after which the layers are others, or the model is another one.
 REPLACING = ("prune", "distil", "factorize")
-EQUALIZE = "equalize"
+ROTATE = "rotate"
+# Steps that scale or mix channels, which moves weights off a grid that they are on.
+SCALING = ("equalize", ROTATE, "smooth", AWQ)
+# Their scales of channels are in norms, which a rotation puts into the layers.
+UNDONE_BY_ROTATION = ("smooth", AWQ)
 
 
 def check_kinds(steps: Iterable[Step], installed: Mapping[str, StepSpec], where: str) -> None:
@@ -59,17 +63,19 @@ def check_results_are_used(
             _check_adapter(step, names, where)
         if step.name == "factorize":
             _check_dense(earlier, where)
+        if step.name == ROTATE:
+            _check_unscaled(earlier, where)
         if step.name == "distil":
             _check_student(step, names, where, has_student=has_student)
-        _check_rounded(step, names, where)
-        if step.name == EQUALIZE:
-            _check_unrounded(earlier, where)
+        _check_rounded(step, earlier, where)
+        if step.name in SCALING:
+            _check_unrounded(step, earlier, where)
         earlier.append(step)
 
 
 def _check_adapter(step: PlannedStep, earlier: Sequence[str], where: str) -> None:
     adapter = step.settings.get("adapter", "")
-    replaced = next((name for name in earlier if name in REPLACING), "")
+    replaced = next((name for name in earlier if name in (*REPLACING, ROTATE)), "")
     if adapter and replaced:
         raise StepError(
             f"{where}: step 'lora' merges the adapter '{adapter}', which was trained beside your "
@@ -90,27 +96,50 @@ def _check_dense(earlier: Sequence[PlannedStep], where: str) -> None:
             )
 
 
-def _check_rounded(step: PlannedStep, earlier: Sequence[str], where: str) -> None:
-    if ROUND not in earlier or (has_rounding(step) and step.name != ROUND):
-        return
-    if step.name == ROUND:
+def _check_unscaled(earlier: Sequence[PlannedStep], where: str) -> None:
+    scaled = next((step.name for step in earlier if step.name in UNDONE_BY_ROTATION), "")
+    if scaled:
         raise StepError(
-            f"{where}: step '{ROUND}' stands twice, and the second would find every weight on its "
-            "grid; take one out"
+            f"{where}: step '{ROTATE}' comes after '{scaled}' and would take back what that did to "
+            f"channels; move '{ROTATE}' before '{scaled}'"
+        )
+    if any(step.name == "sparsify" for step in earlier):
+        raise StepError(
+            f"{where}: step '{ROTATE}' comes after 'sparsify', whose zeros a rotation would fill; "
+            f"move '{ROTATE}' before 'sparsify', or take one of the two out"
+        )
+
+
+def _check_rounded(step: PlannedStep, earlier: Sequence[PlannedStep], where: str) -> None:
+    is_grid_step = step.name in GRID_STEPS and has_rounding(step)
+    on_grid = next(
+        (item.name for item in earlier if item.name in GRID_STEPS and has_rounding(item)), ""
+    )
+    if not on_grid or (has_rounding(step) and not is_grid_step):
+        return
+    if is_grid_step:
+        remedy = "take one out"
+        if (on_grid, step.name) == (AWQ, ROUND):
+            remedy = f"let '{AWQ}' scale alone (is_rounded = false), or take one out"
+        twice = "stands twice" if on_grid == step.name else f"comes after '{on_grid}'"
+        raise StepError(
+            f"{where}: step '{step.name}' {twice}, and the second would find every weight on its "
+            f"grid; {remedy}"
         )
     raise StepError(
-        f"{where}: step '{step.name}' comes after '{ROUND}' and would move weights off the grid "
-        f"that it put them on; move '{ROUND}' to the end of the steps on the model, or set "
+        f"{where}: step '{step.name}' comes after '{on_grid}' and would move weights off the grid "
+        f"that it put them on; move '{on_grid}' to the end of the steps on the model, or set "
         "'rounding' in what that step trains with"
     )
 
 
-def _check_unrounded(earlier: Sequence[PlannedStep], where: str) -> None:
-    rounded = next((step.name for step in earlier if has_rounding(step)), "")
+def _check_unrounded(step: PlannedStep, earlier: Sequence[PlannedStep], where: str) -> None:
+    rounded = next((item.name for item in earlier if has_rounding(item)), "")
     if rounded:
         raise StepError(
-            f"{where}: step '{EQUALIZE}' comes after '{rounded}', whose weights are on the grid "
-            f"that will be stored, and would move them off it; move '{EQUALIZE}' before '{rounded}'"
+            f"{where}: step '{step.name}' comes after '{rounded}', whose weights are on the grid "
+            f"that will be stored, and would move them off it; move '{step.name}' before "
+            f"'{rounded}'"
         )
 
 

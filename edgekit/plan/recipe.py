@@ -4,7 +4,10 @@ Source: the measurements in docs/results.md; static min-max INT8 wrecks transfor
 does nothing for convolutions in ONNX Runtime, and 4-bit depthwise weights do not exist in LiteRT.
 """
 
+from typing import Literal
+
 from edgekit.core.facts import ModelFacts
+from edgekit.core.precision import INTEGERS, NF4_BLOCK, STORAGE_BITS, STORED_ONLY
 from edgekit.core.profile import DeviceProfile
 from edgekit.core.strategy import Activations, Override, Precision, Quantize
 from edgekit.core.target import Target
@@ -12,6 +15,7 @@ from edgekit.core.target import Target
 X86_NAMES = ("x86_64", "x86-64", "amd64", "i686")
 VNNI_FEATURES = {"avx512_vnni", "avx_vnni", "amx_int8"}
 LINEAR_BLOCK_SIZE = 32
+WIDE_BITS = 16
 
 
 def choose_quantize(
@@ -21,26 +25,37 @@ def choose_quantize(
     target: Target,
     *,
     overrides: tuple[Override, ...] = (),
+    activation_bits: Literal[8, 16] = 8,
 ) -> tuple[Quantize, str]:
-    """Settings for one precision, and the reasons in one sentence."""
+    """Settings for one precision, and the reasons in one sentence.
+
+    activation_bits: 16 are static, and no processor's integer dot products take them.
+    """
+    has_wide = activation_bits == WIDE_BITS
     activations, reason = _choose_activations(precision, facts, profile)
+    if has_wide and precision in INTEGERS:
+        activations, reason = "static", "activations of 16 bits are calibrated"
     reasons = [reason]
     is_unsigned, is_reduced = _choose_range(activations, profile, target)
+    is_unsigned, is_reduced = is_unsigned and not has_wide, is_reduced and not has_wide
     if is_unsigned:
         reasons.append("unsigned activations, as x86 integer dot products take them")
     if is_reduced:
         reasons.append("7-bit weights, since 8-bit products saturate on x86 without VNNI")
-    if activations == "static" and target.format == "onnx" and not is_unsigned:
+    if activations == "static" and target.format == "onnx" and not is_unsigned and not has_wide:
         reasons.append(f"signed activations, as {profile.hardware.architecture.value} likes them")
     has_blocks = precision == "int4" and activations != "static"
     if has_blocks:
         reasons.append(f"blocks of {LINEAR_BLOCK_SIZE} columns share a scale")
+    if precision == "nf4":
+        reasons.append(f"blocks of {NF4_BLOCK} weights share a scale")
     settings = Quantize(
         precision=precision,
         activations=activations,
+        activation_bits=activation_bits,
         is_unsigned=is_unsigned,
         is_range_reduced=is_reduced,
-        block_size=LINEAR_BLOCK_SIZE if has_blocks else 0,
+        block_size=NF4_BLOCK if precision == "nf4" else LINEAR_BLOCK_SIZE if has_blocks else 0,
         is_integer_only=activations == "static" and profile.family == "embedded",
         overrides=overrides,
     )
@@ -52,6 +67,9 @@ def _choose_activations(
 ) -> tuple[Activations, str]:
     if precision == "fp16":
         return "none", "half-precision weights halve the bytes; the CPU computes in float"
+    if precision in STORED_ONLY:
+        bits = STORAGE_BITS[precision]
+        return "none", f"weights are stored at {bits} bits and computed with in float"
     if profile.family == "embedded":
         return "static", "a microcontroller runs integers only, so activations are calibrated"
     if facts.family == "convnet":

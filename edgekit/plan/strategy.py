@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
-from typing import Any
+from typing import Any, get_args
 
 from edgekit.core.codec import from_plain, nearest, to_plain
 from edgekit.core.errors import MissingDependencyError, StepError
@@ -14,6 +14,7 @@ from edgekit.core.strategy import (
     ActsOn,
     Override,
     PlannedStep,
+    Precision,
     Quantize,
     Step,
     StepSpec,
@@ -22,9 +23,11 @@ from edgekit.core.strategy import (
 from edgekit.core.target import Target
 from edgekit.plan.effort import prolonged, trained_epochs
 from edgekit.plan.missed import told_of_missed
+from edgekit.plan.mixed_wish import check_mixed, four_bit_blocks, told_of, with_base
 from edgekit.plan.order import check_kinds, check_results_are_used
 from edgekit.plan.recipe import choose_quantize
 from edgekit.plan.rounding import with_rounding
+from edgekit.plan.storage import check_stored
 
 # Of 1: two names that are alike to this share are one name with a slip in it.
 MISSPELT = 0.75
@@ -140,7 +143,7 @@ def _plan_step(
             raise error(f"{where} is required, but {obstacle}{_remedy(obstacle)}")
         return PlannedStep(name=step.name, is_run=False, reason=obstacle, settings=checked)
     if step.name == "quantize":
-        return _plan_quantize(step, settings, facts, profile, target, wishes.overrides)
+        return _plan_quantize(step, settings, facts, profile, target, wishes)
     if wishes.effort == "max":
         checked = prolonged(checked, wishes.settings.get(step.name, {}))
     return PlannedStep(name=step.name, is_run=True, reason=step.reason, settings=checked)
@@ -244,42 +247,34 @@ def _plan_quantize(
     facts: ModelFacts,
     profile: DeviceProfile,
     target: Target,
-    overrides: tuple[Override, ...],
+    wishes: Wishes,
 ) -> PlannedStep:
     where = f"{profile.name}: step 'quantize'"
     if "precision" not in settings:
-        raise StepError(f"{where}: 'precision' is missing; allowed: int8, int4, fp16")
+        allowed = ", ".join((*get_args(Precision), "mixed"))
+        raise StepError(f"{where}: 'precision' is missing; allowed: {allowed}")
+    settings = with_base(settings, where)
     # The recipe reads the precision, so it must be a legal one before anything follows from it.
     asked = from_plain(Quantize, {"activations": "none", **settings}, where=where, error=StepError)
     chosen, reason = choose_quantize(
-        asked.precision, facts, profile, target, overrides=(*asked.overrides, *overrides)
+        asked.precision,
+        facts,
+        profile,
+        target,
+        overrides=(*asked.overrides, *wishes.overrides),
+        activation_bits=asked.activation_bits,
     )
+    if asked.mixed is not None:
+        kinds = {"has_module": wishes.has_module, "has_adapters": wishes.has_adapters}
+        check_mixed(asked.mixed, profile, target, where, **kinds)
+        size, why = four_bit_blocks(asked.mixed, facts, profile, target)
+        chosen = replace(chosen, block_size=size)
+        reason = "; ".join(filter(None, (told_of(asked.mixed), reason, why)))
     stated = {key: getattr(asked, key) for key in settings if key != "overrides"}
     final = replace(chosen, **stated)
-    _check_target(final, target, where)
-    changed = [key for key in stated if key != "precision"]
+    check_stored(final, target, where, family=profile.family)
+    changed = [key for key in stated if key not in ("precision", "mixed")]
     if changed:
         reason += f"; set by hand: {', '.join(changed)}"
     full_reason = f"{step.reason}: {reason}" if step.reason else reason
     return PlannedStep(name=step.name, is_run=True, reason=full_reason, settings=to_plain(final))
-
-
-def _check_target(settings: Quantize, target: Target, where: str) -> None:
-    stored = [item.precision for item in target.precisions]
-    if settings.precision not in stored:
-        allowed = ", ".join(stored)
-        raise StepError(
-            f"{where}: target {target.name} cannot store {settings.precision}; it can: {allowed}"
-        )
-    has_blocks, is_stored = settings.block_size > 0, settings.activations == "none"
-    if settings.is_per_tensor and (settings.precision != "int8" or has_blocks or is_stored):
-        raise StepError(
-            f"{where}: is_per_tensor goes with int8, static or dynamic activations and no "
-            f"blocks; this is {settings.precision}, activations {settings.activations}, block_size "
-            f"{settings.block_size}: leave it out, or change these"
-        )
-    if settings.block_size not in (0, 16, 32, 64, 128, 256):
-        raise StepError(
-            f"{where}: block_size {settings.block_size} is not allowed; "
-            "use 0 (per channel), 16, 32, 64, 128 or 256"
-        )

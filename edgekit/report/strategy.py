@@ -8,21 +8,40 @@ from rich.text import Text
 
 from edgekit.core.codec import to_plain
 from edgekit.core.profile import DeviceProfile
-from edgekit.core.steps import Distil, Equalize, Factorize, Lora, Prune, Round, Sparsify, Train
-from edgekit.core.strategy import PlannedStep, Strategy
+from edgekit.core.steps import (
+    Awq,
+    Distil,
+    Equalize,
+    Factorize,
+    Lora,
+    Prune,
+    Rotate,
+    Round,
+    Smooth,
+    Sparsify,
+    Train,
+)
+from edgekit.core.strategy import PlannedStep, Quantize, Strategy
 from edgekit.report.parts import bullets, table
 
 # Steps whose settings are many: a table shows those that differ from the defaults.
 SETTINGS: Mapping[str, type[Any]] = {
+    "awq": Awq,
     "distil": Distil,
     "equalize": Equalize,
     "factorize": Factorize,
     "lora": Lora,
     "prune": Prune,
+    "rotate": Rotate,
     "round": Round,
+    "smooth": Smooth,
     "sparsify": Sparsify,
     "train": Train,
 }
+
+
+# Of the quantize step.
+RARELY_SET = ("mixed", "calibration", "has_symmetric_activations", "activation_bits")
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:
@@ -58,7 +77,15 @@ def strategy_table(strategy: Strategy, *, title: str = "Strategy") -> Renderable
 def _stated(step: PlannedStep) -> Mapping[str, Any]:
     """The settings of a step that are not its defaults; the manifest has them all."""
     kind = SETTINGS.get(step.name)
-    return step.settings if kind is None else _changed(step.settings, to_plain(kind()))
+    if kind is not None:
+        return _changed(step.settings, to_plain(kind()))
+    if step.name != "quantize":
+        return step.settings
+    # What hardly anybody sets is shown where somebody did.
+    usual = to_plain(Quantize(precision="int8", activations="none"))
+    rare = {key: step.settings[key] for key in RARELY_SET if key in step.settings}
+    plain = {key: value for key, value in step.settings.items() if key not in RARELY_SET}
+    return plain | _changed(rare, usual)
 
 
 def _changed(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,23 +29,35 @@ class LiteRtEngine:
     """One .tflite in LiteRT's interpreter, by default with its optimized kernels (XNNPACK).
 
     ``reference`` runs the reference kernels instead: slow, and what golden values are made with.
+    ``keeps_inner`` keeps every tensor for ``inner``, with LiteRT's own optimized kernels: XNNPACK
+    keeps none.
     """
 
     inputs: tuple[EngineTensor, ...]
     outputs: tuple[EngineTensor, ...]
 
-    def __init__(self, model: bytes, *, threads: int = 1, reference: bool = False) -> None:
+    def __init__(
+        self,
+        model: bytes,
+        *,
+        threads: int = 1,
+        reference: bool = False,
+        keeps_inner: bool = False,
+    ) -> None:
         """Load exactly these bytes.
 
         Raises: SessionError when the native parser refuses them.
         """
         resolver = OpResolverType.BUILTIN_REF if reference else OpResolverType.AUTO
+        if keeps_inner and not reference:
+            resolver = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         try:
             with _quiet_stderr():
                 self._interpreter: Any = Interpreter(
                     model_content=model,
                     num_threads=threads,
                     experimental_op_resolver_type=resolver,
+                    experimental_preserve_all_tensors=keeps_inner,
                 )
                 self._interpreter.allocate_tensors()
         except _REFUSALS as fault:
@@ -85,6 +97,19 @@ class LiteRtEngine:
             self._interpreter.resize_tensor_input(index, array.shape, strict=True)
         self._interpreter.allocate_tensors()
         self._shapes = [array.shape for array in arrays]
+
+    def inner(self, index: int) -> Array:
+        """One tensor of the last run by its place in the file; the engine keeps inner tensors.
+
+        Raises: SessionError for a tensor without values, and when it is closed.
+        """
+        if self._interpreter is None:
+            raise SessionError("the LiteRT engine is closed")
+        try:
+            values: Array = self._interpreter.get_tensor(index)
+        except _REFUSALS as fault:
+            raise SessionError(f"LiteRT keeps no tensor {index}: {_one_line(fault)}") from fault
+        return values
 
     def close(self) -> None:
         """Give the memory back."""

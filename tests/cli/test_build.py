@@ -165,6 +165,7 @@ def test_every_option_of_build_reaches_flow(answered, command, tmp_path):
         ("--limit", "=5", "NAME=BOUND"),
         ("--layer", "features=zzz", "allowed: "),
         ("--layer", "features=int-8", "did you mean 'int8'"),
+        ("--layer", "features=nf3", "did you mean 'nf4'"),
         ("--layer", "(=int8", "no regular expression"),
         ("--set", "activations=static", "STEP.KEY=VALUE"),
         ("--set", "quantize.=1", "STEP.KEY=VALUE"),

@@ -60,7 +60,7 @@ def quantized(content, tmp_path, **settings):
         inputs=(Binding(name="x", position=0),),
         outputs=(Binding(name="y", position=0),),
     )
-    return quantize_model(
+    made = quantize_model(
         content,
         artifact,
         {},
@@ -68,6 +68,7 @@ def quantized(content, tmp_path, **settings):
         open_dataset(tmp_path / "calibration"),
         Reporter(stage="test"),
     )
+    return made.content, made.notes
 
 
 def error_of(content, model, x):

@@ -147,3 +147,53 @@ def test_a_norm_of_another_order_is_left_as_it_is():
     module = program.module()
     rewrite_(module, is_dynamic=False)
     assert any("vector_norm" in str(node.target) for node in module.graph.nodes)
+
+
+class Spelled(nn.Module):
+    """A norm by its root mean square, as transformers' Llama writes it."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(16))
+
+    def forward(self, x):
+        return self.weight * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6))
+
+
+class Normed(nn.Module):
+    """Two linear layers and a sum that read one norm."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.norm, self.first, self.second = norm, nn.Linear(16, 16), nn.Linear(16, 16, bias=False)
+
+    def forward(self, x):
+        normed = self.norm(x)
+        return normed + self.first(normed) * self.second(normed)
+
+
+@pytest.mark.parametrize("make", [lambda: nn.LayerNorm(16), lambda: nn.RMSNorm(16), Spelled])
+@pytest.mark.parametrize("shape", [(1, 5, 16), (1, 16), (1, 2, 3, 16)])
+def test_the_weights_of_layers_behind_a_norm_are_stored_as_they_are(make, shape):
+    torch.manual_seed(0)
+    model = Normed(make())
+    for parameter in model.norm.parameters():
+        nn.init.uniform_(parameter, 0.5, 2.0)
+    sample = torch.randn(shape)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        content = convert_program(torch.export.export(model.eval(), (sample,)), is_dynamic=False)
+    graph = read_graph(content, name="x")
+    stored = [
+        graph.constant_array(item.inputs[1])
+        for item in graph.subgraphs[0].operators
+        if item.name == "FULLY_CONNECTED"
+    ]
+    wanted = [model.first.weight, model.second.weight]
+    assert len(stored) == 2
+    for weight in wanted:
+        assert any(np.array_equal(weight.detach().numpy(), item) for item in stored)
+    engine = LiteRtEngine(content)
+    with torch.no_grad():
+        assert engine.run([sample.numpy()])[0] == pytest.approx(model(sample).numpy(), abs=1e-4)
+    engine.close()

@@ -1,12 +1,21 @@
 """What was trained rounded is what the artifacts hold: the same integers on both targets."""
 
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from edgekit.compress.bench import Bench
+from edgekit.compress.quantization.round import round_weights
 from edgekit.compress.training.rounding import make_rounder
-from edgekit.core.steps import Rounding
+from edgekit.core.contract import Contract, InputContract, OutputContract
+from edgekit.core.progress import Reporter
+from edgekit.core.steps import AdaRound, Round, Rounding
 from edgekit.core.strategy import Quantize
+from edgekit.data.dataset import open_dataset
+from edgekit.evaluate.metrics import resolve_metric
 from edgekit.graph.grid import weight_grid
 from edgekit.graph.reader import read_graph
 from edgekit.graph.weights import weight_layers
@@ -60,6 +69,48 @@ def test_litert_holds_what_was_trained(tmp_path):
     workload, layers = rounded_cnn()
     content = quantized_file(export_workload(workload, tmp_path), SETTINGS, tmp_path).read_bytes()
     assert_holds_what_was_trained(content, workload.model, layers)
+
+
+def step_rounded_cnn(method, root):
+    """The same as the step "round" leaves it, biases corrected: the layer without a norm too."""
+    workload = models.cnn_workload()
+    drawn = np.random.default_rng(0).standard_normal((32, 3, 16, 16)).astype(np.float32)
+    folder = onnx_tools.write_samples(root / "samples", [{"image": item} for item in drawn])
+    image, logits = workload.inputs["image"], ("batch", 10)
+    contract = Contract(
+        inputs=(
+            InputContract(name="image", dtype="float32", shape=("batch", 3, 16, 16), source=image),
+        ),
+        outputs=(OutputContract(name="logits", dtype="float32", shape=logits),),
+    )
+    bench = Bench(
+        model=workload.model,
+        teacher=copy.deepcopy(workload.model),
+        contract=contract,
+        call=lambda model, inputs: {"logits": model(inputs["image"])},
+        training=None,
+        calibration=open_dataset(folder),
+        selection=open_dataset(folder),
+        metric=resolve_metric("cosine"),
+        checkpoints=root / "checkpoints",
+    )
+    learning = {"adaround": AdaRound(iterations=50)} if method == "adaround" else {}
+    settings = Round(method=method, is_bias_corrected=True, rounding=INT4, **learning)
+    result = round_weights(settings, bench, Reporter(stage="test"))
+    rounder = make_rounder(result.model, INT4, bench.call, bench.example())
+    return replace(workload, model=result.model), {item.path: item for item in rounder.layers}
+
+
+@pytest.mark.parametrize("method", ["gptq", "adaround", "nearest"])
+def test_both_targets_hold_what_the_step_left(method, tmp_path):
+    workload, layers = step_rounded_cnn(method, tmp_path)
+    (tmp_path / "litert").mkdir()
+    content = quantized_file(export_workload(workload, tmp_path / "litert"), SETTINGS, tmp_path)
+    assert_holds_what_was_trained(content.read_bytes(), workload.model, layers)
+    exported = onnx_tools.export_model(workload, tmp_path / "onnx")
+    answer, _ = exported.quantize(tmp_path / "int4", SETTINGS, tmp_path / "samples")
+    content = tmp_path / "int4" / answer["artifact"]["entry"]
+    assert_holds_what_was_trained(content.read_bytes(), workload.model, layers)
 
 
 SEVEN_BITS = Quantize(

@@ -109,6 +109,8 @@ DTYPE_NAMES = {
     TensorProto.INT4: "int4",
     TensorProto.UINT4: "uint4",
     TensorProto.FLOAT8E4M3FN: "float8_e4m3fn",
+    TensorProto.FLOAT8E5M2: "float8_e5m2",
+    TensorProto.FLOAT8E4M3FNUZ: "float8_e4m3fnuz",
     TensorProto.COMPLEX64: "complex64",
 }
 
@@ -129,7 +131,7 @@ def test_every_type_reads_the_same_from_either_field(code, is_raw):
     assert info.dtype == DTYPE_NAMES[code]
     raw = numpy_helper.from_array(values, "t").raw_data
     assert bytes(graph.constant_data(0)) == raw
-    if code == TensorProto.FLOAT8E4M3FN:
+    if code == TensorProto.FLOAT8E4M3FNUZ:
         with pytest.raises(InputError, match="no numpy dtype"):
             graph.constant_array(0)
     else:

@@ -12,6 +12,9 @@ from tests.plan.nets import built_bytes, facts_of, resnet
 
 INT8 = Quantize(precision="int8", activations="static")
 INT4 = Quantize(precision="int4", activations="static", is_integer_only=True)
+BF16 = Quantize(precision="bf16", activations="none")
+FP8 = Quantize(precision="fp8_e4m3", activations="none")
+NF4 = Quantize(precision="nf4", activations="none", block_size=64)
 # ResNets that the rule was not fitted to.
 DEEP = {"blocks": 3, "widths": (6, 10, 20)}
 SHALLOW = {"blocks": 1, "widths": (12, 20, 40)}
@@ -26,6 +29,9 @@ SLOW = pytest.mark.slow
     [
         pytest.param(SHALLOW, "onnx", None, id="8-layers-onnx-float"),
         pytest.param(SHALLOW, "litert", INT4, id="8-layers-litert-int4"),
+        pytest.param(SHALLOW, "onnx", NF4, id="8-layers-onnx-nf4"),
+        pytest.param(SHALLOW, "litert", BF16, id="8-layers-litert-bf16", marks=SLOW),
+        pytest.param(DEEP, "onnx", FP8, id="20-layers-onnx-fp8", marks=SLOW),
         pytest.param(DEEP, "onnx", INT8, id="20-layers-onnx-int8", marks=SLOW),
         pytest.param(DEEP, "litert", INT4, id="20-layers-litert-int4", marks=SLOW),
     ],

@@ -2,13 +2,25 @@
 
 import pytest
 
-from edgekit.compress import DISTIL, EQUALIZE, FACTORIZE, LORA, PRUNE, ROUND, SPARSIFY, TRAIN
+from edgekit.compress import (
+    AWQ,
+    DISTIL,
+    EQUALIZE,
+    FACTORIZE,
+    LORA,
+    PRUNE,
+    ROTATE,
+    ROUND,
+    SMOOTH,
+    SPARSIFY,
+    TRAIN,
+)
 from edgekit.core.errors import StepError
 from edgekit.core.strategy import Step
 from edgekit.plan.strategy import Wishes, make_strategy
 from tests.plan.builders import INSTALLED, facts, profile, target
 
-STEPS = (DISTIL, EQUALIZE, FACTORIZE, LORA, PRUNE, ROUND, SPARSIFY, TRAIN)
+STEPS = (AWQ, DISTIL, EQUALIZE, FACTORIZE, LORA, PRUNE, ROTATE, ROUND, SMOOTH, SPARSIFY, TRAIN)
 SPECS = {spec.name: spec for spec in STEPS}
 UNTRAINED = {"recover": {"epochs": 0}}
 
@@ -37,7 +49,7 @@ def test_quantization_twice_is_refused():
         plan(QUANTIZE, step("quantize", precision="int4"))
 
 
-@pytest.mark.parametrize("name", ["prune", "factorize", "distil"])
+@pytest.mark.parametrize("name", ["prune", "factorize", "distil", "rotate"])
 def test_an_adapter_of_the_users_own_layers_is_refused_after_they_were_replaced(name):
     with pytest.raises(StepError, match=f"'{name}' has replaced them by then; move 'lora' before"):
         plan(step(name), step("lora", adapter="folder"), QUANTIZE)
@@ -74,12 +86,52 @@ def test_rounding_twice_is_refused():
         plan(step("round"), step("round"), QUANTIZE)
 
 
-@pytest.mark.parametrize("earlier", ["round", "train"])
-def test_channels_are_evened_out_before_weights_are_rounded(earlier):
+@pytest.mark.parametrize("name", ["equalize", "rotate", "smooth"])
+@pytest.mark.parametrize("earlier", ["awq", "round", "train"])
+def test_channels_are_scaled_before_weights_are_rounded(earlier, name):
     settings = {"rounding": {"precision": "auto"}} if earlier == "train" else {}
-    with pytest.raises(StepError, match=f"step 'equalize' comes after '{earlier}'"):
-        plan(step(earlier, **settings), step("equalize"), QUANTIZE)
-    assert plan(step("equalize"), step(earlier, **settings), QUANTIZE).skipped == ()
+    with pytest.raises(StepError, match=f"step '{name}' comes after '{earlier}'"):
+        plan(step(earlier, **settings), step(name), QUANTIZE)
+    assert plan(step(name), step(earlier, **settings), QUANTIZE).skipped == ()
+
+
+@pytest.mark.parametrize("earlier", ["smooth", "awq"])
+def test_channels_are_rotated_before_they_are_scaled(earlier):
+    settings = {"is_rounded": False} if earlier == "awq" else {}
+    with pytest.raises(StepError, match=f"'rotate' comes after '{earlier}' and would take back"):
+        plan(step(earlier, **settings), step("rotate"), QUANTIZE)
+    assert plan(step("rotate"), step(earlier, **settings), QUANTIZE).skipped == ()
+
+
+def test_zeros_come_after_a_rotation():
+    with pytest.raises(StepError, match="'rotate' comes after 'sparsify', whose zeros"):
+        plan(step("sparsify"), step("rotate"), QUANTIZE)
+    assert plan(step("rotate"), step("sparsify"), QUANTIZE).skipped == ()
+
+
+@pytest.mark.parametrize("is_rounded", [True, False])
+def test_weights_on_a_grid_are_not_scaled_for_it_again(is_rounded):
+    with pytest.raises(StepError, match=r"step 'awq' comes after 'round'"):
+        plan(step("round"), step("awq", is_rounded=is_rounded), QUANTIZE)
+    rounding = {"precision": "auto"}
+    with pytest.raises(StepError, match=r"step 'awq' comes after 'train', whose weights are on"):
+        plan(step("train", rounding=rounding), step("awq", is_rounded=is_rounded), QUANTIZE)
+
+
+def test_scaled_weights_are_rounded_once():
+    with pytest.raises(StepError, match=r"'round' comes after 'awq'.*is_rounded = false"):
+        plan(step("awq"), step("round"), QUANTIZE)
+    with pytest.raises(StepError, match="'awq' stands twice"):
+        plan(step("awq"), step("awq"), QUANTIZE)
+    planned = plan(step("smooth"), step("awq", is_rounded=False), step("round"), QUANTIZE)
+    assert planned.skipped == ()
+    taken = [item.settings["rounding"]["precision"] for item in planned.steps[1:3]]
+    assert taken == ["int8", "int8"]
+
+
+def test_awq_needs_a_grid_of_integers():
+    with pytest.raises(StepError, match="'awq': rounding: the quantize step stores 'fp16'"):
+        plan(step("awq"), step("quantize", precision="fp16"))
 
 
 @pytest.mark.parametrize(

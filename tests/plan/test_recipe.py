@@ -16,6 +16,10 @@ from tests.plan.builders import facts, profile, target
         ("int4", "transformer", "dynamic"),
         ("fp16", "convnet", "none"),
         ("fp16", "transformer", "none"),
+        ("bf16", "convnet", "none"),
+        ("fp8_e4m3", "mlp", "none"),
+        ("fp8_e5m2", "transformer", "none"),
+        ("nf4", "convnet", "none"),
     ],
 )
 def test_activations_follow_the_family(precision, family, activations):
@@ -59,3 +63,21 @@ def test_blocks_are_for_four_bit_matrices_without_static_ranges():
     transformer, _ = choose_quantize("int4", facts("transformer"), profile(), target())
     convnet, _ = choose_quantize("int4", facts(), profile(), target())
     assert (transformer.block_size, convnet.block_size) == (32, 0)
+
+
+def test_nf4_has_the_papers_blocks_and_is_said_to_be_computed_in_float():
+    # Dettmers et al. 2023: 64 weights share a scale.
+    settings, reason = choose_quantize("nf4", facts("transformer"), profile(), target())
+    assert settings.block_size == 64
+    assert "stored at 4 bits and computed with in float" in reason
+
+
+def test_activations_of_16_bits_are_static_and_have_no_kernel_to_please():
+    x86 = profile(architecture="x86_64", features=("avx2",))
+    chosen, reason = choose_quantize(
+        "int8", facts("transformer"), x86, target("onnx", "onnx"), activation_bits=16
+    )
+    assert (chosen.activations, chosen.activation_bits) == ("static", 16)
+    assert not chosen.is_unsigned
+    assert not chosen.is_range_reduced
+    assert "calibrated" in reason

@@ -2,11 +2,12 @@
 
 import pytest
 
-from edgekit.compress import DISTIL, ROUND, TRAIN
+from edgekit.compress import DISTIL, PRUNE, ROUND, TRAIN
 from edgekit.core.codec import from_plain
 from edgekit.core.errors import StepError
-from edgekit.core.steps import Distil, Round
+from edgekit.core.steps import Distil, Round, Rounding
 from edgekit.core.strategy import Override, Step
+from edgekit.plan.rounding import is_pending
 from edgekit.plan.strategy import Wishes, make_strategy
 from tests.plan.builders import INSTALLED, facts, profile, target
 
@@ -35,7 +36,8 @@ def test_auto_becomes_what_the_quantize_step_stores():
     found = from_plain(Distil, step.settings, where="distil").train.rounding
     assert (found.precision, found.block_size, found.keep_first_last_int8) == ("int4", 0, True)
     assert found.overrides == (wish,)
-    assert step.reason == "quality; weights are seen as int4 will hold them"
+    assert found.activations == "static"
+    assert step.reason == "quality; weights and activations are seen as int4 will hold them"
 
 
 def test_blocks_are_shared_too():
@@ -83,6 +85,78 @@ def test_an_unknown_precision_names_what_is_allowed():
         plan(rounding("int3"), {"precision": "int4"})
 
 
+# Activations.
+
+
+def activations_of(step):
+    return step.settings["train"]["rounding"]["activations"]
+
+
+@pytest.mark.parametrize(
+    ("quantize", "found"),
+    [
+        ({"precision": "int8", "activations": "static"}, "static"),
+        ({"precision": "int8", "activations": "dynamic"}, "none"),
+        ({"precision": "int4", "activations": "none"}, "none"),
+        ({"precision": "int8", "activations": "static", "activation_bits": 16}, "none"),
+    ],
+)
+def test_activations_are_seen_as_the_quantize_step_has_them(quantize, found):
+    step = plan(rounding(), quantize)
+    assert activations_of(step) == found
+    assert ("weights and activations are seen" in step.reason) == (found == "static")
+
+
+def test_what_was_stated_of_activations_and_method_stays():
+    static = {"precision": "int8", "activations": "static"}
+    assert activations_of(plan(rounding(activations="none"), static)) == "none"
+    step = plan(rounding(method="lsq"), static)
+    assert step.settings["train"]["rounding"]["method"] == "lsq"
+    assert activations_of(plan(rounding("int8"), static)) == "static"
+
+
+def test_symmetric_activations_are_seen_so():
+    quantize = {
+        "precision": "int8",
+        "activations": "static",
+        "has_symmetric_activations": True,
+    }
+    step = plan(rounding(), quantize)
+    assert step.settings["train"]["rounding"]["has_symmetric_activations"]
+
+
+def test_static_activations_before_others_are_refused():
+    with pytest.raises(StepError, match=r'activations are "static", .* are dynamic'):
+        plan(rounding(activations="static"), {"precision": "int8", "activations": "dynamic"})
+
+
+def plan_prune(**more):
+    recover = {"epochs": 2, "rounding": {"precision": "auto", **more}}
+    quantize = {"precision": "int8", "activations": "static"}
+    steps = (
+        Step(name="prune", settings={"ratio": 0.5, "recover": recover}),
+        Step(name="quantize", settings=quantize),
+    )
+    installed = {"quantize": INSTALLED["quantize"], **SPECS, "prune": PRUNE}
+    wishes = Wishes(conditions=frozenset(["training data"]), effort="standard")
+    return make_strategy(facts(), profile(steps=steps), target(), installed, wishes).steps[0]
+
+
+def test_steps_that_cannot_hand_ranges_over_see_activations_as_they_are():
+    assert plan_prune().settings["recover"]["rounding"]["activations"] == "none"
+    with pytest.raises(StepError, match="only train and distil hand their ranges"):
+        plan_prune(activations="static")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [("activations", "dynamic", "static"), ("method", "lsk", "did you mean 'lsq'")],
+)
+def test_values_that_are_not_allowed_name_those_that_are(setting, value, said):
+    with pytest.raises(StepError, match=f"rounding: {setting} is '{value}'.*{said}"):
+        Rounding(**{setting: value})
+
+
 # The step "round".
 
 
@@ -108,3 +182,27 @@ def test_the_step_needs_to_know_how_many_bits():
     steps = (Step(name="round", settings={}),)
     with pytest.raises(StepError, match="no quantize step to take it from"):
         make_strategy(facts(), profile(steps=steps), target(), SPECS, Wishes())
+
+
+MIXED = {"precision": "mixed", "mixed": {"max_bytes": 1000}}
+
+
+def test_auto_waits_for_a_precision_that_is_still_to_be_solved_for():
+    step = plan({"student": "current", **rounding()}, MIXED)
+    assert is_pending(step)
+    found = from_plain(Distil, step.settings, where="distil").train.rounding
+    assert found.precision == "auto"
+    assert not is_pending(plan(rounding(), {"precision": "int4"}))
+    assert not is_pending(plan({"train": {}}, MIXED))
+
+
+def test_a_step_that_makes_another_model_trains_before_precisions_are_chosen():
+    step = plan(rounding(), MIXED)
+    assert not is_pending(step)
+    assert from_plain(Distil, step.settings, where="distil").train.rounding is None
+    assert "chosen for the model that comes out" in step.reason
+
+
+def test_a_stated_precision_beside_mixed_ones_is_refused():
+    with pytest.raises(StepError, match="precision is 'int4', and the quantize step chooses"):
+        plan(rounding("int4"), MIXED)

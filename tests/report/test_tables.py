@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from edgekit.core.codec import to_plain
 from edgekit.core.figure import Figure, Place, Provenance, exact, not_evaluated
 from edgekit.core.profile import DeviceProfile, Fact, Hardware
-from edgekit.core.strategy import Step, Strategy
+from edgekit.core.strategy import PlannedStep, Quantize, Step, Strategy
 from edgekit.core.target import RuntimeLibrary, Target, Toolchain
 from edgekit.core.verdict import (
     EvidenceKind,
@@ -20,7 +21,7 @@ from edgekit.core.verdict import (
 )
 from edgekit.report.catalog import device_detail, devices_table, target_detail, targets_table
 from edgekit.report.figures import figure_evidence, figure_table, figure_value
-from edgekit.report.strategy import settings_text, skipped_steps
+from edgekit.report.strategy import settings_text, skipped_steps, strategy_table
 from edgekit.report.verdict import bound_text, standing_line
 
 
@@ -101,6 +102,22 @@ def test_settings_leave_out_what_is_empty():
 
 def test_no_skipped_steps_take_no_room():
     assert shown(skipped_steps(Strategy(steps=()))) == ""
+
+
+def test_what_hardly_anybody_sets_is_shown_where_somebody_did():
+    usual = Quantize(precision="int8", activations="static")
+    texts = [
+        shown(strategy_table(Strategy(steps=(planned_quantize(item),))))
+        for item in (usual, replace(usual, activation_bits=16))
+    ]
+    assert ["precision int8" in text for text in texts] == [True, True]
+    assert ["activation_bits 16" in text for text in texts] == [False, True]
+    assert not any("calibration" in text for text in texts)
+
+
+def planned_quantize(settings: Quantize) -> PlannedStep:
+    """The step as a plan has it."""
+    return PlannedStep(name="quantize", is_run=True, reason="why", settings=to_plain(settings))
 
 
 def profile(**changes: object) -> DeviceProfile:

@@ -57,6 +57,7 @@ def distil(settings: Distil, bench: Bench, reporter: Reporter) -> StepResult:
         masks=student.masks,
         points=_points(trained, student.model, bench),
         values=values | {"score": trained.score},
+        ranges=trained.ranges,
     )
 
 

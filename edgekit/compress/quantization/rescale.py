@@ -32,33 +32,49 @@ class Slot:
 class Reader:
     """A weight that takes the channels in.
 
-    groups: of a convolution. repeat: columns of a matrix that belong to one channel, where its
-    pixels were laid flat. is_turned: a transposed convolution, whose first axis takes them.
+    columns: the channel of each of its inputs, None for all of them in order. Heads that share a
+    value, or pixels that were laid flat, give several inputs to one channel. groups: of a
+    convolution. is_turned: a transposed convolution, whose first axis takes them.
     """
 
     name: str
     weight: Tensor
+    columns: Tensor | None = None
     groups: int = 1
-    repeat: int = 1
     is_turned: bool = False
 
-    def by_channel(self, channels: int) -> Tensor:
-        """The weight with its input channels apart: a view (groups, outputs, channels, rest)."""
-        weight = self.weight
-        if self.is_turned:
-            return weight.reshape(1, 1, channels, -1)
-        inner = channels // self.groups
-        return weight.reshape(self.groups, len(weight) // self.groups, inner, -1)
+    def places(self, channels: int) -> Tensor:
+        """The channel of each input. Shapes: -> (inputs,)."""
+        return torch.arange(channels) if self.columns is None else self.columns.long()
 
     def ranges(self, channels: int) -> Tensor:
         """The largest absolute weight of each channel. Shapes: -> (channels,)."""
-        return self.by_channel(channels).detach().abs().amax(dim=(1, 3)).flatten()
+        found = self._by_input().detach().abs().amax(dim=(1, 3)).flatten()
+        return by_channel(found, self.places(channels), channels)
 
     @torch.no_grad()
     def multiply_(self, scales: Tensor) -> None:
         """Multiply what each channel meets. Shapes: scales (channels,)."""
-        shaped = scales.to(self.weight).reshape(1 if self.is_turned else self.groups, 1, -1, 1)
-        self.weight.copy_((self.by_channel(len(scales)) * shaped).reshape(self.weight.shape))
+        apart = self._by_input()
+        shaped = scales[self.places(len(scales)).to(scales.device)].to(self.weight)
+        factors = shaped.reshape(len(apart), 1, -1, 1)
+        self.weight.copy_((apart * factors).reshape(self.weight.shape))
+
+    def _by_input(self) -> Tensor:
+        """The weight with its inputs apart: a view (groups, outputs, inputs, rest)."""
+        weight = self.weight
+        if self.is_turned:
+            return weight.reshape(1, 1, len(weight), -1)
+        return weight.reshape(self.groups, len(weight) // self.groups, weight.shape[1], -1)
+
+
+def by_channel(values: Tensor, places: Tensor, channels: int) -> Tensor:
+    """The largest value of all inputs of each channel; 0 for one without any.
+
+    Shapes: values, places (inputs,) -> (channels,).
+    """
+    places = places.to(values.device)
+    return values.new_zeros(channels).scatter_reduce(0, places, values, "amax")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +83,8 @@ class Pair:
 
     path: of the layer that gives them. weight: its own weights, None where a norm gives them.
     norm: a batch norm's weight, variance and epsilon between the weights and what is divided.
-    divided: what is divided to make the channels smaller.
+    divided: what is divided to make the channels smaller. free: channels that may be scaled, None
+    for all; of a fused projection the rest goes elsewhere.
     """
 
     path: str
@@ -76,6 +93,7 @@ class Pair:
     norm: tuple[Tensor, Tensor, float] | None
     divided: tuple[Slot, ...]
     readers: tuple[Reader, ...]
+    free: Tensor | None = None
 
     def ranges(self) -> Tensor:
         """The largest absolute weight of each channel, as an exporter folds the norm into it."""
@@ -93,7 +111,10 @@ class Pair:
         return torch.stack([item.ranges(self.channels) for item in self.readers]).amax(dim=0)
 
     def scale_(self, scales: Tensor) -> None:
-        """Make the channels smaller by these positive numbers. Shapes: scales (channels,)."""
+        """Make the free channels smaller by these positive numbers. Shapes: scales (channels,)."""
+        if self.free is not None:
+            is_free = self.free.to(scales.device)
+            scales = torch.where(is_free, scales, torch.ones_like(scales))
         for slot in self.divided:
             slot.divide_(scales)
         for reader in self.readers:
@@ -118,6 +139,8 @@ def equalize_(pairs: Sequence[Pair], sweeps: int, tolerance: float) -> int:
         for pair in pairs:
             first, second = pair.ranges().double(), pair.reader_ranges().double()
             is_open = (first > 0) & (second > 0)
+            if pair.free is not None:
+                is_open &= pair.free.to(is_open.device)
             scales = torch.where(is_open, (first / second).sqrt(), torch.ones_like(first))
             is_off = scales.log().abs() > tolerance
             if is_off.any():

@@ -1,10 +1,14 @@
-"""Where a tensor's channels are after one function of torch that keeps f(s x) = s f(x), s > 0."""
+"""Where a tensor's channels are after one function of torch that keeps f(s x) = s f(x), s > 0.
 
-from collections.abc import Sequence
+``labels`` has the tensor's shape and says of every value which channel it belongs to. Functions
+that only move values move the labels alike, so heads, slices and repeated keys need no rules.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.utils._pytree import tree_leaves
@@ -26,9 +30,19 @@ _SPATIAL = frozenset(
     }
 )
 _REDUCED = frozenset({"mean", "sum", "amax"})
-_RESHAPED = frozenset(
-    {"flatten", "view", "reshape", "squeeze", "unsqueeze", "unflatten", "view_as", "reshape_as"}
+# Values go elsewhere, and stay as they are.
+_MOVED = frozenset(
+    {
+        *("flatten", "view", "reshape", "squeeze", "unsqueeze", "unflatten", "view_as"),
+        *("reshape_as", "permute", "transpose", "swapaxes", "movedim", "moveaxis"),
+        *("expand", "expand_as", "repeat", "repeat_interleave", "tile", "flip", "roll"),
+        *("chunk", "split", "split_with_sizes", "tensor_split", "unbind", "narrow", "select"),
+        "__getitem__",
+    }
 )
+# The second argument is averaged over by the first, as values are by attention.
+_MIXED = frozenset({"matmul", "__matmul__", "bmm"})
+ATTENTION = "scaled_dot_product_attention"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,24 +64,58 @@ class Given:
         return self.args[place] if place < len(self.args) else self.named.get(name, default)
 
 
-def place_after(given: Given, result: Tensor, axis: int, repeat: int) -> tuple[int, int] | None:
-    """The axis of the channels in the result, and how many places each has; None if not kept.
+def carrier(given: Given) -> Any:
+    """The argument whose channels a function may keep."""
+    if given.name in _MIXED:
+        return given.get(1, "other", given.named.get("mat2"))
+    return given.get(2, "value") if given.name == ATTENTION else given.get(0, "input")
 
-    axis, repeat: the same of the first argument.
+
+def labels_after(function: Callable[..., Any], given: Given, result: Any, labels: Tensor) -> Any:
+    """The labels of the result, of its parts where it has several; None if they are not kept.
+
+    labels: of the argument that ``carrier`` gives.
     """
-    value = given.get(0, "input")
+    if given.name in _MOVED:
+        return _moved(function, given, labels)
+    if not isinstance(result, Tensor):
+        return None
     if given.name in _ELEMENTWISE:
-        return (axis, repeat) if result.shape == value.shape else None
+        return labels if result.shape == labels.shape else None
     if given.name in _SPATIAL or (given.name == "pad" and _is_zero_pad(given)):
-        is_apart = axis == 1 and value.ndim > 2 and result.ndim == value.ndim
-        return (1, repeat) if is_apart and result.shape[1] == value.shape[1] else None
+        return _spatial(result, labels)
     if given.name in _REDUCED:
-        return _after_reduction(given, result, value, axis, repeat)
-    if given.name in _RESHAPED:
-        return _after_reshape(value.shape, result.shape, axis, repeat)
-    if given.name in ("permute", "transpose", "swapaxes"):
-        return _order(given, value.ndim).index(axis), repeat
+        return _reduced(given, result, labels)
+    if given.name in _MIXED or given.name == ATTENTION:
+        return _mixed(given, result, labels)
     return None
+
+
+def columns_of(labels: Tensor, axis: int) -> Tensor | None:
+    """The channel of each place of an axis; None if it hangs on other axes too.
+
+    Shapes: -> (size of the axis,).
+    """
+    rows = labels.movedim(axis, -1).flatten(0, -2) if labels.ndim > 1 else labels[None]
+    return rows[0] if len(rows) and bool((rows == rows[0]).all()) else None
+
+
+def channel_axis(labels: Tensor, channels: int) -> int | None:
+    """The axis that has all channels in order, one a place; None if there is none."""
+    order = torch.arange(channels, dtype=labels.dtype, device=labels.device)
+    for axis in range(labels.ndim):
+        if labels.shape[axis] == channels:
+            found = columns_of(labels, axis)
+            if found is not None and torch.equal(found, order):
+                return axis
+    return None
+
+
+def labels_along(result: Tensor, axis: int) -> Tensor:
+    """Labels of a tensor whose axis has one channel a place."""
+    shape = [-1 if place == axis % result.ndim else 1 for place in range(result.ndim)]
+    order = torch.arange(result.shape[axis], dtype=torch.int32, device=result.device)
+    return order.reshape(shape).expand(result.shape)
 
 
 def is_functional_batch_norm(function: Any) -> bool:
@@ -75,46 +123,48 @@ def is_functional_batch_norm(function: Any) -> bool:
     return function is functional.batch_norm
 
 
+def _moved(function: Callable[..., Any], given: Given, labels: Tensor) -> Any:
+    """The labels moved as the values were."""
+    leaves = tree_leaves((given.args[1:], given.named))
+    if any(isinstance(item, torch.dtype) for item in leaves):  # a view as other numbers
+        return None
+    named = {key: value for key, value in given.named.items() if key not in ("input", "self")}
+    return function(labels.contiguous(), *given.args[1:], **named)
+
+
 def _is_zero_pad(given: Given) -> bool:
     # Of the other modes each repeats values that are there.
     return given.get(2, "mode", "constant") != "constant" or not given.get(3, "value", None)
 
 
-def _after_reduction(
-    given: Given, result: Tensor, value: Tensor, axis: int, repeat: int
-) -> tuple[int, int] | None:
+def _spatial(result: Tensor, labels: Tensor) -> Tensor | None:
+    is_apart = labels.ndim > 2 and result.ndim == labels.ndim
+    if not is_apart or result.shape[:2] != labels.shape[:2]:
+        return None
+    first = labels.flatten(2)[..., :1]
+    if not bool((labels.flatten(2) == first).all()):
+        return None
+    return first.reshape(*result.shape[:2], *[1] * (result.ndim - 2)).expand(result.shape)
+
+
+def _reduced(given: Given, result: Tensor, labels: Tensor) -> Tensor | None:
     asked = given.get(1, "dim")
     if asked is None:
         return None
-    dims = {item % value.ndim for item in ([asked] if isinstance(asked, int) else asked)}
-    if axis in dims:
+    dims = {item % labels.ndim for item in ([asked] if isinstance(asked, int) else asked)}
+    for axis in dims:
+        first = labels.narrow(axis, 0, 1)
+        if not bool((labels == first).all()):
+            return None
+        labels = first
+    return labels.reshape(result.shape)
+
+
+def _mixed(given: Given, result: Tensor, labels: Tensor) -> Tensor | None:
+    """Each result is a sum over the second last axis, whose places must be of one channel."""
+    if labels.ndim < 2 or not bool((labels == labels[..., :1, :]).all()):
         return None
-    is_kept = result.ndim == value.ndim
-    return (axis if is_kept else axis - sum(item < axis for item in dims)), repeat
-
-
-def _after_reshape(
-    before: Sequence[int], after: Sequence[int], axis: int, repeat: int
-) -> tuple[int, int] | None:
-    """The axis with as much before it, of the same size or with what followed laid flat into it."""
-    ahead, size = prod(before[:axis]), before[axis]
-    for place, found in enumerate(after):
-        if prod(after[:place]) != ahead or found < size or (found == 1 and size > 1):
-            continue
-        if found == size:
-            return place, repeat
-        follows = [prod(before[axis : end + 1]) for end in range(axis, len(before))]
-        return (place, repeat * found // size) if found in follows else None
-    return None
-
-
-def _order(given: Given, rank: int) -> list[int]:
-    """Which axis of the argument each axis of the result is."""
-    if given.name == "permute":
-        first = given.get(1, "dims")
-        dims = first if isinstance(first, (tuple, list)) else given.args[1:]
-        return [item % rank for item in dims]
-    order = list(range(rank))
-    one, other = (given.get(place, f"dim{place - 1}") % rank for place in (1, 2))
-    order[one], order[other] = order[other], order[one]
-    return order
+    first = labels[..., :1, :]
+    if given.name == ATTENTION and given.named.get("enable_gqa", False):
+        first = first.repeat_interleave(result.shape[-3] // first.shape[-3], dim=-3)
+    return first.expand(result.shape)

@@ -2,13 +2,13 @@
 
 Every function that torch runs is seen. A tensor whose channels some layer gave is followed through
 functions that keep f(s x) = s f(x); a layer that reads it is a reader, and anything else ends the
-matter for the layer that gave them, with its name as the reason. Nothing is guessed: each pair is
-tried on real inputs, and one that changes the outputs is left out.
+matter for the channels that come there, with its name as the reason. Nothing is guessed: each pair
+is tried on real inputs, and one that changes the outputs is left out.
 """
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,57 +19,42 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from edgekit.compress.bench import Call
 from edgekit.compress.quantization.rescale import Pair, Reader, Slot
+from edgekit.compress.quantization.rescale_flow import Flow, Giver
 from edgekit.compress.quantization.rescale_rules import (
     Given,
+    carrier,
+    channel_axis,
+    columns_of,
     is_functional_batch_norm,
-    place_after,
+    labels_after,
+    labels_along,
 )
 
 _CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d"})
 _TURNED = frozenset({"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"})
 _ADDED = frozenset({"add", "add_", "__add__", "__radd__", "__iadd__"})
 _MULTIPLIED = frozenset({"mul", "mul_", "__mul__", "__rmul__", "__imul__", "multiply"})
+_DIVIDED = frozenset({"div", "div_", "__truediv__", "__itruediv__", "divide", "true_divide"})
 # These take a value out of torch, where nobody sees what becomes of it.
 _TAKEN_OUT = frozenset(
     {"item", "tolist", "numpy", "__array__", "__bool__", "__float__", "__int__", "__index__"}
 )
 # Of the largest output: float32 rounds otherwise when weights are scaled.
 _SAME = 1e-3
-
-
-@dataclass(slots=True, kw_only=True)
-class _Giver:
-    """A layer that gives channels, as far as the run has come."""
-
-    path: str
-    channels: int
-    weight: Slot | None = None
-    norm: tuple[Tensor, Tensor, float] | None = None
-    divided: list[Slot] = field(default_factory=list)
-    readers: list[Reader] = field(default_factory=list)
-    why_not: str = ""
-
-    def block(self, why: str) -> None:
-        """Its channels cannot be rescaled; the first reason counts."""
-        self.why_not = self.why_not or why
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Flow:
-    """Which axis of a tensor has a giver's channels. is_direct: nothing has changed them yet."""
-
-    giver: _Giver
-    axis: int
-    repeat: int = 1
-    is_direct: bool = False
+_CHANGED = "the outputs change with it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What was found. left: by path, layers whose channels cannot be rescaled, and why."""
+    """What was found.
+
+    left: by path, layers whose channels cannot be rescaled, and why. unscaled: by name, weights
+    that read what some layer or norm gives, and why that cannot be rescaled.
+    """
 
     pairs: tuple[Pair, ...]
     left: Mapping[str, str]
+    unscaled: Mapping[str, str]
 
 
 def find_pairs(model: nn.Module, call: Call, example: Mapping[str, Tensor]) -> Found:
@@ -78,26 +63,33 @@ def find_pairs(model: nn.Module, call: Call, example: Mapping[str, Tensor]) -> F
     with torch.no_grad(), trace:
         outputs = call(model, example)
     found = trace.pairs(outputs)
-    is_kept = [_keeps_outputs(pair, model, call, example) for pair in found]
+    is_kept = [_keeps_outputs(pair, model, call, example, outputs) for pair in found]
     # A batch norm comes after the layer that it is folded into, and stands for it.
-    reasons = {item.path: item.why_not for item in trace.givers if item.weight is not None}
+    reasons = {
+        item.path: item.why_not if item.is_blocked else ""
+        for item in trace.givers
+        if item.weight is not None
+    }
     left = {path: why for path, why in reasons.items() if why}
-    changing = [pair.path for pair, kept in zip(found, is_kept, strict=True) if not kept]
+    changing = [pair for pair, kept in zip(found, is_kept, strict=True) if not kept]
+    unscaled = {
+        reader.name: f"{giver.path}: {giver.why_not}"
+        for giver in trace.givers
+        if giver.is_blocked
+        for reader in giver.readers
+    }
+    changed = {
+        reader.name: f"{pair.path}: {_CHANGED}" for pair in changing for reader in pair.readers
+    }
     return Found(
         pairs=tuple(pair for pair, kept in zip(found, is_kept, strict=True) if kept),
-        left=left | dict.fromkeys(changing, "the outputs change with it"),
+        left=left | {pair.path: _CHANGED for pair in changing},
+        unscaled=unscaled | changed,
     )
 
 
-@torch.no_grad()
-def _keeps_outputs(pair: Pair, model: nn.Module, call: Call, example: Mapping[str, Tensor]) -> bool:
-    kept = [value.clone() for value in pair.values]
-    before = call(model, example)
-    draws = torch.Generator().manual_seed(0)
-    pair.scale_(2.0 ** (2 * torch.rand(pair.channels, generator=draws) - 1))
-    after = call(model, example)
-    for value, old in zip(pair.values, kept, strict=True):
-        value.copy_(old)
+def are_same(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> bool:
+    """Whether outputs are the same within what float32 rounds otherwise when weights are scaled."""
     return all(
         bool((after[name] - value).abs().max() <= _SAME * value.abs().max())
         for name, value in before.items()
@@ -105,12 +97,29 @@ def _keeps_outputs(pair: Pair, model: nn.Module, call: Call, example: Mapping[st
     )
 
 
+@torch.no_grad()
+def _keeps_outputs(
+    pair: Pair,
+    model: nn.Module,
+    call: Call,
+    example: Mapping[str, Tensor],
+    before: Mapping[str, Tensor],
+) -> bool:
+    kept = [value.clone() for value in pair.values]
+    draws = torch.Generator().manual_seed(0)
+    pair.scale_(2.0 ** (2 * torch.rand(pair.channels, generator=draws) - 1))
+    after = call(model, example)
+    for value, old in zip(pair.values, kept, strict=True):
+        value.copy_(old)
+    return are_same(before, after)
+
+
 class _Trace(TorchFunctionMode):
     """Follows channels while a model runs."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.givers: list[_Giver] = []
+        self.givers: list[Giver] = []
         self._names: dict[int, str] = {}
         for name, value in (*model.named_parameters(), *model.named_buffers()):
             self._names.setdefault(id(value), name)
@@ -129,9 +138,9 @@ class _Trace(TorchFunctionMode):
         result = func(*args, **given.named)
         if isinstance(result, Tensor):
             self._see(func, given, result)
-        elif given.name in _TAKEN_OUT or any(
-            isinstance(item, Tensor) for item in tree_leaves(result)
-        ):
+        elif any(isinstance(item, Tensor) for item in tree_leaves(result)):
+            self._pass_on(func, given, result)
+        elif given.name in _TAKEN_OUT:
             self._stop(given)
         return result
 
@@ -139,7 +148,7 @@ class _Trace(TorchFunctionMode):
         """The givers whose channels go to layers alone, all of whose weights are used once."""
         for value in outputs.values():
             if (flow := self._flow(value)) is not None:
-                flow.giver.block("it gives an output of the model")
+                flow.block("it gives an output of the model")
         for giver in self.givers:
             names = [item.name for item in giver.divided] + [item.name for item in giver.readers]
             if any(self._uses[name] > 1 for name in names):
@@ -154,9 +163,10 @@ class _Trace(TorchFunctionMode):
                 norm=giver.norm,
                 divided=tuple(giver.divided),
                 readers=tuple(giver.readers),
+                free=giver.free,
             )
             for giver in self.givers
-            if not giver.why_not
+            if not giver.is_blocked
         ]
 
     def _see(self, func: Callable[..., Any], given: Given, result: Tensor) -> None:
@@ -166,10 +176,10 @@ class _Trace(TorchFunctionMode):
             self._batch_norm(given, result)
         elif given.name in ("layer_norm", "rms_norm", "group_norm"):
             self._norm(given, result)
-        elif given.name in _ADDED | _MULTIPLIED:
+        elif given.name in _ADDED | _MULTIPLIED | _DIVIDED:
             self._two(given, result)
         else:
-            self._pass_on(given, result)
+            self._pass_on(func, given, result)
 
     def _layer(self, given: Given, result: Tensor) -> None:
         """A layer reads what comes in, and gives channels of its own."""
@@ -179,26 +189,26 @@ class _Trace(TorchFunctionMode):
         named, shift = self._used(weight), self._used(bias)
         is_whole = named is not None and (is_matrix or value.ndim == weight.ndim)
         if (flow := self._flow(value)) is not None:
-            place = value.ndim - 1 if is_matrix else 1
-            if is_whole and flow.axis == place and (is_matrix or flow.repeat == 1):
+            columns = columns_of(flow.labels, -1 if is_matrix else 1)
+            if is_whole and columns is not None:
                 reader = Reader(
                     name=str(named),
                     weight=weight,
+                    columns=columns.cpu(),
                     groups=groups,
-                    repeat=flow.repeat,
                     is_turned=is_turned,
                 )
                 flow.giver.readers.append(reader)
             else:
-                flow.giver.block(f"{given.name} does not read it channel by channel")
+                flow.block(f"{given.name} does not read it channel by channel")
         is_known = is_whole and (bias is None) == (shift is None)
         if not is_known or (is_turned and groups > 1):
             return
         slot = Slot(name=str(named), value=weight, axis=1 if is_turned else 0)
         divided = [slot] if shift is None else [slot, Slot(name=shift, value=bias)]
         giver = self._giver(str(named), weight.shape[slot.axis], divided, weight=slot)
-        axis = result.ndim - 1 if is_matrix else 1
-        self._flows[result] = _Flow(giver=giver, axis=axis, is_direct=True)
+        labels = labels_along(result, -1 if is_matrix else 1)
+        self._flows[result] = Flow(giver=giver, labels=labels, is_direct=True)
 
     def _batch_norm(self, given: Given, result: Tensor) -> None:
         """A batch norm gives its own channels; behind a layer it is folded into that one."""
@@ -207,15 +217,15 @@ class _Trace(TorchFunctionMode):
         scale, shift = self._used(weight), self._used(bias)
         flow = self._flow(value)
         if flow is not None:
-            flow.giver.block("a batch norm reads it")
+            flow.block("a batch norm reads it")
         if scale is None or shift is None or variance is None or given.get(5, "training", False):
             return
         divided = [Slot(name=scale, value=weight), Slot(name=shift, value=bias)]
         giver = self._giver(scale, len(weight), divided)
-        if flow is not None and flow.is_direct and flow.axis == 1:
+        if flow is not None and flow.is_direct and channel_axis(flow.labels, len(weight)) == 1:
             giver.path, giver.weight = flow.giver.path, flow.giver.weight
             giver.norm = weight, variance, float(given.get(7, "eps", 1e-5))
-        self._flows[result] = _Flow(giver=giver, axis=1)
+        self._flows[result] = Flow(giver=giver, labels=labels_along(result, 1))
 
     def _norm(self, given: Given, result: Tensor) -> None:
         """A norm's weight and bias give its channels; what came in is divided out again."""
@@ -228,8 +238,8 @@ class _Trace(TorchFunctionMode):
         divided = [Slot(name=scale, value=weight)]
         if shift is not None and bias is not None:
             divided.append(Slot(name=shift, value=bias))
-        axis = 1 if given.name == "group_norm" else result.ndim - 1
-        self._flows[result] = _Flow(giver=self._giver(scale, len(weight), divided), axis=axis)
+        labels = labels_along(result, 1 if given.name == "group_norm" else -1)
+        self._flows[result] = Flow(giver=self._giver(scale, len(weight), divided), labels=labels)
 
     def _two(self, given: Given, result: Tensor) -> None:
         """A sum or a product of two."""
@@ -244,28 +254,28 @@ class _Trace(TorchFunctionMode):
             return
         flow, other = flows[mine[0]], pair[1 - mine[0]]
         is_same = flow is not None and result.shape == pair[mine[0]].shape
-        if flow is None or not is_same:
+        is_bent = given.name in _DIVIDED and (mine[0] == 1 or "rounding_mode" in given.named)
+        if flow is None or not is_same or is_bent:
             self._stop(given)
-        elif given.name in _MULTIPLIED:
-            self._flows[result] = _Flow(giver=flow.giver, axis=flow.axis, repeat=flow.repeat)
+        elif given.name not in _ADDED:
+            self._flows[result] = Flow(giver=flow.giver, labels=flow.labels)
         else:
             self._shift(given, other, flow, result)
 
-    def _shift(self, given: Given, other: Any, flow: _Flow, result: Tensor) -> None:
+    def _shift(self, given: Given, other: Any, flow: Flow, result: Tensor) -> None:
         """A bias that is added later is divided with the rest."""
-        name = self._names.get(id(other))
-        place = flow.axis - result.ndim + other.ndim if isinstance(other, Tensor) else -1
-        is_bias = name is not None and place >= 0 and other.numel() == flow.giver.channels
-        if (
-            not is_bias
-            or other.shape[place] != flow.giver.channels
-            or given.get(2, "alpha", 1) != 1
-        ):
+        channels = flow.giver.channels
+        name, axis = self._names.get(id(other)), channel_axis(flow.labels, channels)
+        if name is None or axis is None or given.get(2, "alpha", 1) != 1:
+            self._stop(given)
+            return
+        place = axis - result.ndim + other.ndim
+        if place < 0 or other.numel() != channels or other.shape[place] != channels:
             self._stop(given)
             return
         self._used(other)
-        flow.giver.divided.append(Slot(name=str(name), value=other, axis=place))
-        self._flows[result] = _Flow(giver=flow.giver, axis=flow.axis, repeat=flow.repeat)
+        flow.giver.divided.append(Slot(name=name, value=other, axis=place))
+        self._flows[result] = Flow(giver=flow.giver, labels=flow.labels)
 
     def _weigh(self, given: Given, pair: tuple[Any, Any], result: Tensor) -> None:
         """The last line of a norm that a model wrote itself: a weight times what it normed."""
@@ -277,38 +287,45 @@ class _Trace(TorchFunctionMode):
         name = str(self._used(weights[0]))
         divided = [Slot(name=name, value=weights[0])]
         giver = self._giver(name, len(weights[0]), divided)
-        self._flows[result] = _Flow(giver=giver, axis=result.ndim - 1)
+        self._flows[result] = Flow(giver=giver, labels=labels_along(result, -1))
 
-    def _pass_on(self, given: Given, result: Tensor) -> None:
-        flow = self._flow(given.get(0, "input"))
-        others = sum(self._flow(item) is not None for item in given.tensors)
-        place = None
-        if flow is not None and others == 1:
-            place = place_after(given, result, flow.axis, flow.repeat)
-        if flow is None or place is None:
-            self._stop(given)
+    def _pass_on(self, func: Callable[..., Any], given: Given, result: Any) -> None:
+        """A function of one tensor with channels; what else comes in is blocked."""
+        carried = carrier(given)
+        flow = self._flow(carried)
+        is_once = sum(item is carried for item in given.tensors) == 1
+        labels = labels_after(func, given, result, flow.labels) if flow and is_once else None
+        self._stop(given, kept=None if labels is None else carried)
+        if flow is None or labels is None:
             return
-        self._flows[result] = _Flow(giver=flow.giver, axis=place[0], repeat=place[1])
+        for part, found in zip(tree_leaves(result), tree_leaves(labels), strict=True):
+            self._flows[part] = Flow(giver=flow.giver, labels=found)
 
     def _giver(
         self, name: str, channels: int, divided: list[Slot], *, weight: Slot | None = None
-    ) -> _Giver:
+    ) -> Giver:
         path = name.rpartition(".")[0] or name
-        giver = _Giver(path=path, channels=channels, divided=divided, weight=weight)
+        held = torch.zeros(channels, dtype=torch.bool)
+        giver = Giver(path=path, channels=channels, held=held, divided=divided, weight=weight)
         self.givers.append(giver)
         return giver
 
-    def _flow(self, value: Any) -> _Flow | None:
-        found: _Flow | None = None
+    def _flow(self, value: Any) -> Flow | None:
+        found: Flow | None = None
         if isinstance(value, Tensor):
             found = self._flows.get(value)  # type: ignore[no-untyped-call]
         return found
 
-    def _stop(self, given: Given, *, is_use: bool = True) -> None:
-        """What comes in here cannot be rescaled. is_use: nor can a weight that is used here."""
+    def _stop(self, given: Given, *, is_use: bool = True, kept: Tensor | None = None) -> None:
+        """What comes in here cannot be rescaled. is_use: nor can a weight that is used here.
+
+        kept: an argument that can all the same.
+        """
         for item in given.tensors:
+            if item is kept:
+                continue
             if (flow := self._flow(item)) is not None:
-                flow.giver.block(f"{given.name} stands between it and its readers")
+                flow.block(f"{given.name} stands between it and its readers")
             elif is_use and id(item) in self._names:
                 self._uses[self._names[id(item)]] += 2
 

@@ -4,38 +4,31 @@ The model stays an ordinary float model. Its exporters find the grid again, beca
 (or block) is whole steps up to its largest weight: what is rounded here is what is stored.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
 from statistics import median
-
-import torch
-from torch import Tensor
+from typing import Any
 
 from edgekit.compress.bench import Bench, StepPoint, StepResult
 from edgekit.compress.count import count
 from edgekit.compress.judge import Judge
-from edgekit.compress.layer_inputs import InputSums, gather, in_groups
-from edgekit.compress.quantization.gptq import Grid, gptq, output_error, round_nearest
-from edgekit.compress.sparsity.sparse_layers import SparseWeight, participants
-from edgekit.compress.training.rounding import RoundedLayer, make_rounder
+from edgekit.compress.masks import copy_model
+from edgekit.compress.quantization.bias import BiasCorrector, Correction
+from edgekit.compress.quantization.layer_records import LayerRecords
+from edgekit.compress.quantization.layers import LayerError, Layers
+from edgekit.compress.quantization.learned_rounding import LearnedRounding
+from edgekit.compress.quantization.readers import find_behind
+from edgekit.compress.quantization.summed_rounding import round_by_sums
+from edgekit.compress.training.checkpoint import fingerprint_of
+from edgekit.compress.training.rounding import make_rounder
+from edgekit.core.codec import to_plain
 from edgekit.core.errors import StepError
 from edgekit.core.progress import Reporter
 from edgekit.core.steps.round import Round
 
-# Of a step: what a weight moves by float32's own rounding is less.
-_MOVED = 1e-3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerError:
-    """What rounding did to the outputs of one layer: squared errors over their own squares.
-
-    nearest: with each weight by itself. why_nearest: why no more was done; "" where it was.
-    """
-
-    nearest: float
-    rounded: float
-    why_nearest: str = ""
+_BY_ITSELF = "each weight by itself"
+_NAMED_LAYERS = 3
 
 
 def round_weights(settings: Round, bench: Bench, reporter: Reporter) -> StepResult:
@@ -46,100 +39,107 @@ def round_weights(settings: Round, bench: Bench, reporter: Reporter) -> StepResu
     """
     model = bench.model.to(bench.device).eval()
     rounder = make_rounder(model, settings.rounding, bench.call, bench.example())
-    judge, size = Judge(bench), count(model, bench)
-    before = judge.score(model)
-    step = _Step(settings, bench, reporter, rounder.layers)
-    errors = step.run()
-    if not step.has_changed:
-        raise StepError(
-            "round: every weight was on its grid already, so nothing changed; take the step out"
-        )
+    judge, run = Judge(bench), _Run(settings, bench, reporter, Layers(bench, rounder))
+    size, before = count(model, bench), judge.score(model)
+    run.round()
+    scores = {"as it came": before, **run.scores(judge)}
     for path in rounder.left:
         reporter.note(f"{path}: left as it is: its weight is computed at each call")
-    reporter.note(_summary(settings, errors))
-    scores = {"as it came": before, "rounded": judge.score(model)}
-    points = tuple(
-        StepPoint(name=name, parameters=size.parameters, macs=size.macs, score=score)
-        for name, score in scores.items()
-    )
+    reporter.note(_summary(settings, run.layers.errors))
+    if run.corrections:
+        reporter.note(_corrected(run.corrections))
+    _say_if_worse(judge, scores, settings, reporter)
     return StepResult(
         model=model.cpu(),
         masks=bench.masks,
-        points=points,
+        points=tuple(
+            StepPoint(name=name, parameters=size.parameters, macs=size.macs, score=score)
+            for name, score in scores.items()
+        ),
         values={
             "bits": {layer.path: layer.bits for layer in rounder.layers},
-            "output_errors": {path: asdict(item) for path, item in errors.items()},
+            "output_errors": {path: asdict(item) for path, item in run.layers.errors.items()},
+            "bias_corrections": {path: asdict(item) for path, item in run.corrections.items()},
         },
     )
 
 
-class _Step:
-    """The layers of one model, rounded in the order in which it calls them."""
+class _Run:
+    """One model, rounded and corrected in place."""
 
-    def __init__(
-        self, settings: Round, bench: Bench, reporter: Reporter, layers: Sequence[RoundedLayer]
-    ) -> None:
-        self.settings, self.bench, self.reporter = settings, bench, reporter
-        self.layers = {id(layer.weight): layer for layer in layers}
-        found = participants(bench.model).weights
-        self.weights = {id(item.parameter): item for item in found}
-        self.masks = bench.masks
-        self.has_changed = False
+    def __init__(self, settings: Round, bench: Bench, reporter: Reporter, layers: Layers) -> None:
+        self.layers = layers
+        self._settings, self._bench, self._reporter = settings, bench, reporter
+        self._behind = find_behind(bench.model, layers.weights, bench.call, bench.example())
+        self._reference = copy_model(bench.model)
+        self._corrector: BiasCorrector | None = None
+        if settings.is_bias_corrected:
+            paths = list(layers.weights)
+            self._corrector = BiasCorrector(bench, self._reference, self._behind, paths)
 
-    def run(self) -> dict[str, LayerError]:
-        """The errors of all layers by path."""
-        errors: dict[str, LayerError] = {}
-        mapped = [self.weights[key] for key in self.layers if not self._why_unmapped(key)]
-        groups = list(in_groups(mapped))
-        for number, group in enumerate(groups):
-            self.reporter.progress(f"rounding {len(group)} layers", number / len(groups))
-            seen = gather(self.bench, self.bench.model, group, has_products=True)
-            for item in group:
-                errors[item.path] = self._round(item, seen.get(item.name))
-        for key, layer in self.layers.items():
-            if layer.path not in errors:
-                errors[layer.path] = self._round_blindly(layer, self._why_unmapped(key))
-        return {layer.path: errors[layer.path] for layer in self.layers.values()}
+    @property
+    def corrections(self) -> dict[str, Correction]:
+        """What was done to biases, by path."""
+        return {} if self._corrector is None else self._corrector.corrections
 
-    def _why_unmapped(self, key: int) -> str:
-        item = self.weights.get(key)
-        return "its inputs are not known" if item is None else item.why_unmapped
+    def round(self) -> None:
+        """Round all layers, and correct their biases.
 
-    def _round(self, item: SparseWeight, sums: InputSums | None) -> LayerError:
-        """One layer by what comes into it."""
-        layer = self.layers[id(item.parameter)]
-        if sums is None or sums.products is None:
-            return self._round_blindly(layer, "the model does not call it on the calibration data")
-        if not bool((sums.squares > 0).any()):
-            return self._round_blindly(layer, "it gets nothing but zeros on the calibration data")
-        grid, weight = _grid(layer), item.matrix(item.parameter.detach())
-        importance = sums.squares.repeat_interleave(len(weight) // len(sums.squares), dim=0)
-        found = {"nearest": round_nearest(weight, grid, importance)}
-        if self.settings.method == "gptq":
-            mask = self.masks.get(item.name)
-            there = None if mask is None else item.matrix(mask.to(weight.device, torch.bool))
-            found["gptq"] = gptq(weight, sums.products, grid, keep=there)
-        errors = {name: output_error(weight, it, sums.products) for name, it in found.items()}
-        best = min(errors, key=errors.__getitem__)
-        self._place(layer, item.restored(found[best]))
-        return LayerError(nearest=errors["nearest"], rounded=errors[best])
+        Raises: StepError where no weight changed.
+        """
+        settings, bench = self._settings, self._bench
+        if settings.method == "adaround":
+            records = _records(settings, bench, self._reporter)
+            learned = LearnedRounding(
+                settings.adaround, bench, self._reference, self._behind, records
+            )
+            learned.run(self.layers, self._reporter, self._correct)
+        else:
+            round_by_sums(settings.method, bench, self.layers, self._reporter)
+            for path in self.layers.weights:
+                self._correct(path)
+        if not self.layers.has_changed:
+            raise StepError(
+                "round: every weight was on its grid already, so nothing changed; take the step out"
+            )
 
-    def _round_blindly(self, layer: RoundedLayer, why: str) -> LayerError:
-        """One layer by its weights alone."""
-        turned = layer.weight.detach().movedim(layer.axis, 0)
-        rounded = round_nearest(turned.flatten(1), _grid(layer)).reshape(turned.shape)
-        self._place(layer, rounded.movedim(0, layer.axis))
-        return LayerError(nearest=0.0, rounded=0.0, why_nearest=why)
+    def scores(self, judge: Judge) -> dict[str, float]:
+        """Of the model as it is now, and of what the simplest way would have made of it."""
+        self.layers.place_nearest(self._reference)
+        return {_BY_ITSELF: judge.score(self._reference), "rounded": judge.score(self._bench.model)}
 
-    @torch.no_grad()
-    def _place(self, layer: RoundedLayer, rounded: Tensor) -> None:
-        step = layer.weight.abs().amax() / layer.top
-        self.has_changed |= bool((layer.weight - rounded).abs().amax() > _MOVED * step)
-        layer.weight.copy_(rounded)
+    def _correct(self, path: str) -> None:
+        if self._corrector is not None:
+            self._reporter.progress(f"correcting the mean outputs of {path}")
+            self._corrector.correct(path)
 
 
-def _grid(layer: RoundedLayer) -> Grid:
-    return Grid(top=layer.top, block_size=layer.block_size)
+def _records(settings: Round, bench: Bench, reporter: Reporter) -> LayerRecords:
+    """Layers that an earlier try of this very run may have finished."""
+    facts = {
+        "settings": to_plain(settings),
+        "seed": bench.seed,
+        "calibration": bench.calibration.digest,
+    }
+    state: Mapping[str, Any] = {**bench.model.state_dict(), **_named_masks(bench)}
+    return LayerRecords(bench.checkpoints, fingerprint_of(facts, state), reporter)
+
+
+def _named_masks(bench: Bench) -> dict[str, Any]:
+    return {f"mask:{name}": value for name, value in bench.masks.items()}
+
+
+def _say_if_worse(
+    judge: Judge, scores: Mapping[str, float], settings: Round, reporter: Reporter
+) -> None:
+    """Warn where the simplest way scores better on the selection data than what was done."""
+    found, simplest = scores["rounded"], scores[_BY_ITSELF]
+    if judge.is_better(simplest, found):
+        how = settings.method + (" with corrected biases" if settings.is_bias_corrected else "")
+        reporter.warn(
+            f"round: {how} scores {found:.4g} on the selection data, and {simplest:.4g} with each "
+            'weight rounded by itself; try method = "nearest" with is_bias_corrected = false'
+        )
 
 
 def _summary(settings: Round, errors: Mapping[str, LayerError]) -> str:
@@ -156,4 +156,22 @@ def _summary(settings: Round, errors: Mapping[str, LayerError]) -> str:
     blind = [path for path, item in errors.items() if item.why_nearest]
     if blind:
         text += f"; by their weights alone: {', '.join(blind)} ({errors[blind[0]].why_nearest})"
+    return text
+
+
+def _corrected(corrections: Mapping[str, Correction]) -> str:
+    """Where corrections went, for the report."""
+    places = Counter(item.place for item in corrections.values() if item.place)
+    text = "means of outputs corrected: " + (
+        ", ".join(f"{count} times in a {place}" for place, count in places.items()) or "none"
+    )
+    moved = {path: item.moved_ratio for path, item in corrections.items() if item.place}
+    if moved:
+        worst = max(moved, key=moved.__getitem__)
+        text += f"; most in {worst}, by {moved[worst]:.2%} of its outputs"
+    left = {path: item.why_left for path, item in corrections.items() if item.why_left}
+    if left:
+        named = ", ".join(list(left)[:_NAMED_LAYERS])
+        more = f" and {len(left) - _NAMED_LAYERS} more" if len(left) > _NAMED_LAYERS else ""
+        text += f"; not in {named}{more} ({next(iter(left.values()))})"
     return text

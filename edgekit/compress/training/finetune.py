@@ -45,6 +45,7 @@ def finetune(settings: Train, bench: Bench, reporter: Reporter) -> StepResult:
         masks=bench.masks,
         points=trained.points,
         values={"score": trained.score, "epochs": trained.epochs},
+        ranges=trained.ranges,
     )
 
 

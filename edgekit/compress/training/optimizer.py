@@ -25,9 +25,12 @@ _NORMS = (
 )
 
 
-def make_optimizer(model: nn.Module, settings: Train) -> Optimizer:
+def make_optimizer(
+    model: nn.Module, settings: Train, steps: Iterable[nn.Parameter] = ()
+) -> Optimizer:
     """AdamW, or SGD with momentum, over the weights that take gradients.
 
+    steps: of grids, which are learned along, without decay.
     Raises: StepError when no weight takes gradients.
     Source: Loshchilov & Hutter 2019, arXiv:1711.05101 (AdamW).
     """
@@ -42,6 +45,7 @@ def make_optimizer(model: nn.Module, settings: Train) -> Optimizer:
             "no weight of the model takes gradients (requires_grad is False for all); call "
             "model.requires_grad_(True) before handing it over, or leave out the steps that train"
         )
+    groups += [{"params": learned, "weight_decay": 0.0} for learned in [list(steps)] if learned]
     # Not fused: on the CPU it pairs weights and gradients of different memory formats wrongly,
     # without a word (torch 2.13.0: channels-last weight, contiguous gradient).
     if settings.optimizer == "sgd":

@@ -1,16 +1,17 @@
-"""Weights that a training sees rounded: what the artifact will hold is what is trained.
+"""Weights and activations that a training sees rounded: what the artifact holds is what is trained.
 
 Before a batch the weights of convolutions and linear layers are put on the grid of integers that
 the quantize step will store, and after its gradients they are what they were: the gradient of the
 rounded weight moves the float one (straight-through). Batch norms that are folded later multiply
-whole output channels, each of which has its own scale, so the integers stay the same.
+whole output channels, each of which has its own scale, so the integers stay the same. Activations
+are rounded where the artifact rounds them (``activation_points``), each to a range of its own
+(``activation_ranges``). Steps and ranges may be learned (``weight_steps``, ``lsq``).
 Source: Bengio et al. 2013, arXiv:1308.3432, section 3 (straight-through estimator); Jacob et al.
 2018, arXiv:1712.05877, section 3 (quantization in training).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,82 +21,122 @@ from edgekit.compress.bench import Call
 from edgekit.compress.judge import restore_modes, training_modes
 from edgekit.compress.layer_paths import nearest_paths
 from edgekit.compress.moments import fast_path_off
+from edgekit.compress.training.grids import RoundedLayer, on_grid, short_scales
+from edgekit.compress.training.seen_activations import RoundedActivations
+from edgekit.compress.training.weight_steps import WeightSteps
 from edgekit.core.errors import StepError
 from edgekit.core.steps.patterns import compiled_pattern
 from edgekit.core.steps.rounding import Rounding
+
+__all__ = ["RoundedLayer", "Rounder", "make_rounder", "on_grid", "short_scales"]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _BITS = {"int8": 8, "int4": 4}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class RoundedLayer:
-    """One weight and its grid. axis: of its output channels. top: the largest integer."""
-
-    path: str
-    weight: nn.Parameter
-    axis: int
-    bits: int
-    top: int
-    block_size: int = 0
-
-
-def on_grid(weight: Tensor, *, axis: int, top: int, block_size: int = 0) -> Tensor:
-    """The nearest values of a symmetric grid that just holds each channel's largest weight.
-
-    With block_size, ``block_size`` neighbours in the last axis of a matrix share a scale; columns
-    that are no multiple of it have a scale for each channel.
-    Shapes: any with the axis ``axis`` -> the same.
-    """
-    rows = weight.movedim(axis, 0)
-    shape = rows.shape
-    rows = rows.flatten(1)
-    has_blocks = block_size > 0 and rows.shape[1] % block_size == 0
-    if has_blocks:
-        rows = rows.reshape(-1, block_size)
-    largest = rows.abs().amax(dim=1, keepdim=True)
-    scale = torch.where(largest > 0, largest, torch.ones_like(largest)) / top
-    if has_blocks:
-        scale = short_scales(scale)
-    return (rows / scale).round().mul(scale).reshape(shape).movedim(0, axis)
-
-
-def short_scales(scales: Tensor) -> Tensor:
-    """Scales of blocks as a .tflite stores them: float16 with 7 bits of mantissa. Same dtype.
-
-    Source: ai-edge-quantizer 0.10, quantize_tensor.py (blockwise); ONNX Runtime's are float32.
-    """
-    least = torch.finfo(torch.float16).smallest_normal
-    return scales.clamp_min(least).bfloat16().to(scales.dtype)
-
-
 class Rounder:
-    """The weights of one model, as they are and as they will be stored."""
+    """The weights and activations of one model, as they are and as they will be stored."""
 
-    def __init__(self, layers: Sequence[RoundedLayer], left: Sequence[str] = ()) -> None:
-        """left: layers that are seen as they are, though rounding was asked for them."""
+    def __init__(
+        self,
+        layers: Sequence[RoundedLayer],
+        left: Sequence[str] = (),
+        *,
+        steps: WeightSteps | None = None,
+        activations: RoundedActivations | None = None,
+    ) -> None:
+        """left: layers that are seen as they are, though rounding was asked for them.
+
+        steps: those of the layers, where they are learned.
+        """
         self.layers, self.left = tuple(layers), tuple(left)
+        self.activations = activations
+        self._steps = steps
+        self._floats: list[Tensor] = []
+
+    def with_activations(self, activations: RoundedActivations) -> "Rounder":
+        """The same with activations rounded too."""
+        return Rounder(self.layers, self.left, steps=self._steps, activations=activations)
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """What is learned beside the model's weights, by name."""
+        return {
+            f"rounding:{part}.{name}": value
+            for part, module in self._modules
+            for name, value in module.named_parameters()
+        }
+
+    @property
+    def buffers(self) -> dict[str, Tensor]:
+        """What else changes in a training, or must be as it was to go on with one, by name."""
+        return {
+            f"rounding:{part}.{name}": value
+            for part, module in self._modules
+            for name, value in module.named_buffers()
+        }
+
+    @property
+    def _modules(self) -> list[tuple[str, nn.Module]]:
+        ranges = None if self.activations is None else self.activations.ranges
+        named = (("weights", self._steps), ("activations", ranges))
+        return [(name, module) for name, module in named if module is not None]
 
     @contextmanager
     def showing(self) -> Iterator[None]:
+        """Within the block the model has rounded weights, and rounds its activations."""
+        if self.activations is None:
+            with self.showing_weights():
+                yield
+        else:
+            with self.showing_weights(), self.activations.showing():
+                yield
+
+    @contextmanager
+    def showing_weights(self) -> Iterator[None]:
         """Within the block the model has rounded weights."""
-        kept = [layer.weight.detach().clone() for layer in self.layers]
+        self._floats = [layer.weight.detach().clone() for layer in self.layers]
         self.round_()
         try:
             yield
         finally:
             with torch.no_grad():
-                for layer, value in zip(self.layers, kept, strict=True):
+                for layer, value in zip(self.layers, self._floats, strict=True):
                     layer.weight.copy_(value)
+            self._floats = []
+
+    def pull_back_(self) -> None:
+        """Give weights and steps their own gradients; called while rounded weights are shown."""
+        if self._steps is not None:
+            for number, value in enumerate(self._floats):
+                self._steps.pull_back_(number, value)
 
     def round_(self) -> None:
         """Round the weights in place."""
         with torch.no_grad():
-            for layer in self.layers:
-                weight, axis = layer.weight, layer.axis
-                rounded = on_grid(weight, axis=axis, top=layer.top, block_size=layer.block_size)
-                weight.copy_(rounded)
+            for number, layer in enumerate(self.layers):
+                layer.weight.copy_(self._rounded(number, layer))
+
+    def settle_(self) -> None:
+        """After new weights and steps: keep to grids that can be found again."""
+        if self._steps is not None:
+            self._steps.settle_()
+        if self.activations is not None:
+            self.activations.ranges.settle_()
+
+    def collapsed(self) -> str:
+        """What to say of a learned step that is next to nothing; "" where there is none."""
+        found = "" if self._steps is None else self._steps.collapsed()
+        if not found and self.activations is not None:
+            found = self.activations.ranges.collapsed()
+        return found
+
+    def _rounded(self, number: int, layer: RoundedLayer) -> Tensor:
+        weight = layer.weight.detach()
+        if self._steps is not None:
+            return self._steps.rounded(number, weight)
+        return on_grid(weight, axis=layer.axis, top=layer.top, block_size=layer.block_size)
 
     @property
     def summary(self) -> str:
@@ -104,7 +145,10 @@ class Rounder:
         parts = [f"{bits.count(size)} at {size} bits" for size in sorted(set(bits))]
         told = f"weights of {len(bits)} layers are seen rounded while they are trained: "
         left = f"; as they are: {', '.join(self.left)}, whose weights are computed at each call"
-        return told + ", ".join(parts) + (left if self.left else "")
+        text = told + ", ".join(parts) + (left if self.left else "")
+        if self._steps is not None:
+            text += "; their steps are learned"
+        return text if self.activations is None else f"{text}; {self.activations.summary}"
 
 
 def make_rounder(
@@ -141,7 +185,8 @@ def make_rounder(
             "rounding: no convolution or linear layer is left to round; change its overrides, or "
             "take 'rounding' out of the training's settings"
         )
-    return Rounder(layers, left)
+    steps = WeightSteps(layers) if settings.method == "lsq" else None
+    return Rounder(layers, left, steps=steps)
 
 
 def _layer(path: str, module: Any, bits: int, settings: Rounding) -> RoundedLayer:

@@ -24,6 +24,7 @@ from edgekit.compress.training.memory_format import channels_last
 from edgekit.compress.training.optimizer import check_masks, live_batch_norms, zero_masked_
 from edgekit.compress.training.rounding import Rounder, make_rounder
 from edgekit.compress.training.search import rates, search, short
+from edgekit.compress.training.seen_activations import round_activations
 from edgekit.compress.training.training_run import Trained, TrainingRun
 from edgekit.compress.training.update import Updater
 from edgekit.core.codec import to_plain
@@ -58,9 +59,9 @@ def train(  # noqa: PLR0913  # what a training is about, and how it goes
     empty dict for a model of other weights. name: of its folder of checkpoints; two trainings of
     one step have two. after_batch: called with the number of batches done; it finds the gradients
     of all weights, and may change masks in place (they are part of a checkpoint, and end as they
-    were with the best weights). rounded: the part of the model whose weights ``settings.rounding``
-    is about, if not all of it; they end rounded. order: trainings of one order see the samples in
-    the same order, augmented alike; it is the name where none is given. A loop of the user's
+    were with the best weights). rounded: the part of the model that ``settings.rounding`` is about,
+    if not all of it; its weights end rounded. order: trainings of one order see the samples in the
+    same order, augmented alike; it is the name where none is given. A loop of the user's
     (``bench.trainer``) takes the place of this one: its result is judged once, it keeps no average,
     and it is not resumed. Where ``settings.search`` asks for trials they come first, and are told
     among the points.
@@ -151,7 +152,10 @@ def _train(  # noqa: PLR0913  # as its caller
             state=state,
             name=name,
         )
-        return run.to_end()
+        trained = run.to_end()
+    if rounder is None or rounder.activations is None:
+        return trained
+    return replace(trained, ranges=rounder.activations.told(model, bench))
 
 
 def _rounder(
@@ -169,6 +173,11 @@ def _rounder(
         return bench.call(model, inputs)
 
     rounder = make_rounder(part, settings.rounding, call, bench.example())
+    if settings.rounding.activations == "static":
+        reporter.progress("ranges of activations on the calibration data")
+        with rounder.showing_weights():
+            rounded = round_activations(part, model, bench, settings.rounding)
+        rounder = rounder.with_activations(rounded)
     reporter.note(rounder.summary)
     return rounder
 
@@ -194,6 +203,8 @@ def _facts(bench: Bench, settings: Train, batches: Batches) -> dict[str, Any]:
         "seed": bench.seed,
         "training": batches.dataset.digest,
         "selection": bench.selection.digest,
+        # Ranges of activations begin with what they are on these.
+        "calibration": bench.calibration.digest if settings.rounding else "",
         "metric": bench.metric.name,
         "device": bench.device.type,
         "torch": torch.__version__,

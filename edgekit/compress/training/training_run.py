@@ -21,6 +21,7 @@ from edgekit.core.codec import to_plain
 from edgekit.core.errors import StepError
 from edgekit.core.progress import Reporter
 from edgekit.core.steps.train import Train
+from edgekit.graph.ranges import TrainedRange
 
 CHECKPOINT_SECONDS = 120.0
 
@@ -31,13 +32,14 @@ class Trained:
 
     points: the start, trials of other settings, every epoch; the one whose weights the model has is
     kept. score: of these weights, by the metric, on the selection data. seconds: of all runs that
-    it took, without the trials.
+    it took, without the trials. ranges: of activations that were rounded, as they came to be.
     """
 
     points: tuple[StepPoint, ...]
     score: float
     seconds: float
     trials: int = 0
+    ranges: tuple[TrainedRange, ...] = ()
 
     @property
     def tried(self) -> tuple[StepPoint, ...]:

@@ -26,7 +26,7 @@ _SMALLEST_SCALE = 1.0
 
 
 class NotFiniteError(ArithmeticError):
-    """A loss or a gradient is NaN or infinite; the weights are those before it."""
+    """A loss or a gradient is NaN or infinite, or a learned step is next to nothing."""
 
 
 class Updater:
@@ -46,7 +46,7 @@ class Updater:
     ) -> None:
         """steps: batches of the whole training. is_mixed: half precision where it is safe.
 
-        rounder: rounds the weights that losses and metrics see.
+        rounder: rounds the weights and activations that losses and metrics see.
         """
         self._model, self._settings = model, settings
         self._kind, self._steps, self._after_batch = device.type, steps, after_batch
@@ -54,10 +54,10 @@ class Updater:
         self._rounder = rounder or Rounder(())
         self._parameters = {
             name: value for name, value in model.named_parameters() if value.requires_grad
-        }
+        } | self._rounder.parameters
         # Weights that are frozen keep their zeros by themselves.
         self._masks = {name: keeps for name, keeps in masks.items() if name in self._parameters}
-        self._optimizer = make_optimizer(model, settings)
+        self._optimizer = make_optimizer(model, settings, self._rounder.parameters.values())
         self._scaler = torch.amp.GradScaler(device.type, enabled=self._is_mixed)
         zero_masked_(model, masks)
         self._average = _copies(self.tensors) if settings.ema_decay else {}
@@ -65,21 +65,26 @@ class Updater:
     @property
     def tensors(self) -> Tensors:
         """What training changes: the weights that take gradients, and all statistics."""
-        buffers = dict(self._model.named_buffers())
+        buffers = dict(self._model.named_buffers()) | self._rounder.buffers
         return {name: value.detach() for name, value in (self._parameters | buffers).items()}
 
     def step(self, loss_of: Callable[[], Tensor], done: int) -> float:
         """One batch; ``done`` came before it. Gives the loss.
 
-        Raises: NotFiniteError before anything has changed but statistics.
+        Raises: NotFiniteError before anything has changed but statistics; for a learned step that
+        falls to next to nothing, after.
         """
         set_rate_(self._optimizer, rate_at(done, self._steps, self._settings))
         self._optimizer.zero_grad(set_to_none=True)
         with self._rounder.showing():
             value = self._backward(loss_of)
+            self._rounder.pull_back_()
         self._clip()
         self._scaler.step(self._optimizer)
         self._scaler.update()
+        self._rounder.settle_()
+        if collapsed := self._rounder.collapsed():
+            raise NotFiniteError(collapsed)
         self._follow(done + 1)
         return value
 
@@ -94,16 +99,20 @@ class Updater:
 
     def _clip(self) -> None:
         self._scaler.unscale_(self._optimizer)
-        norm = gradient_norm(self._parameters, self._masks)
-        if self._is_mixed:
-            # The scaler leaves out a batch whose gradient overflows; it must not do so for ever.
-            if self._scaler.get_scale() < _SMALLEST_SCALE:
-                raise NotFiniteError("no gradient is finite in half precision")
-        elif not math.isfinite(norm):
-            raise NotFiniteError(f"the norm of the gradient is {float(norm)}")
-        if self._settings.clip_norm:
-            parameters = self._parameters.values()
-            torch.nn.utils.clip_grads_with_norm_(parameters, self._settings.clip_norm, norm)
+        # The scaler leaves out a batch whose gradient overflows; it must not do so for ever.
+        if self._is_mixed and self._scaler.get_scale() < _SMALLEST_SCALE:
+            raise NotFiniteError("no gradient is finite in half precision")
+        steps = self._rounder.parameters
+        weights = {name: item for name, item in self._parameters.items() if name not in steps}
+        # Apart: the steps of a ResNet-20 have seven times the norm of its weights (2026-11), which
+        # would hardly move.
+        for group in (weights, steps):
+            norm = gradient_norm(group, self._masks)
+            if not self._is_mixed and not math.isfinite(norm):
+                raise NotFiniteError(f"the norm of the gradient is {float(norm)}")
+            if group and self._settings.clip_norm:
+                limit = self._settings.clip_norm
+                torch.nn.utils.clip_grads_with_norm_(group.values(), limit, norm)
 
     def settle(self, done: int) -> None:
         """What follows new weights, whoever made them: zeros, and what the step wants to do."""
@@ -130,7 +139,10 @@ class Updater:
         They are averaged, where an average is kept, and rounded, where that is asked.
         """
         present = _copies(self.tensors) if self._average else {}
-        self.place(self._average)
+        if self._average:
+            self.place(self._average)
+            # The average of steps may be more than the average of weights can use.
+            self._rounder.settle_()
         try:
             with self._rounder.showing():
                 yield

@@ -1,4 +1,4 @@
-"""Settings of training with rounded weights."""
+"""Settings of training with rounded weights and activations."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -8,32 +8,46 @@ from edgekit.core.errors import StepError
 from edgekit.core.strategy import Override
 
 RoundedTo = Literal["auto", "int8", "int4", "none"]
+RoundedActivations = Literal["auto", "static", "none"]
+RoundingMethod = Literal["straight_through", "lsq"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rounding:
-    """Weights are seen, while they are trained, as integers of few bits will hold them.
+    """Weights and activations are seen, while they are trained, as few-bit integers hold them.
 
     precision: of layers with weights, as the quantize step has it; "auto" takes it, and all the
-    rest, from the quantize step of the strategy, "none" rounds nothing. block_size: columns of a
-    linear layer that share a scale; 0 is a scale for each output channel. keep_first_last_int8:
-    with "int4" the first and the last layer are seen at 8 bits. is_range_reduced: 8 bits go from
-    -64 to 64.
+    rest, from the quantize step of the strategy, "none" rounds nothing. activations: "static" sees
+    those that the artifact stores as 8-bit integers so, each with one range; "none" sees them as
+    they are; "auto" is what the quantize step has, and "none" without one. method:
+    "straight_through" keeps the step of each channel at its largest weight and follows ranges by a
+    moving average; "lsq" learns steps and ranges with the weights.
+    block_size: columns of a linear layer that share a scale; 0 is a scale for each output channel.
+    keep_first_last_int8: with "int4" the first and the last layer are seen at 8 bits.
+    is_range_reduced: 8 bits go from -64 to 64. has_symmetric_activations: ranges of activations
+    reach as far below zero as above it.
     overrides: other precisions by module path; of several that match a layer the last one counts.
     Raises: StepError for a value that is not allowed, naming the setting.
     """
 
     precision: RoundedTo = "auto"
+    activations: RoundedActivations = "auto"
+    method: RoundingMethod = "straight_through"
     block_size: int = 0
     keep_first_last_int8: bool = True
     is_range_reduced: bool = False
+    has_symmetric_activations: bool = False
     overrides: tuple[Override, ...] = ()
 
     def __post_init__(self) -> None:
-        allowed = get_args(RoundedTo)
-        if self.precision not in allowed:
-            near = nearest(str(self.precision), allowed)
-            raise StepError(f"rounding: precision is '{self.precision}'{near}")
+        for name, kind in (
+            ("precision", RoundedTo),
+            ("activations", RoundedActivations),
+            ("method", RoundingMethod),
+        ):
+            value, allowed = getattr(self, name), get_args(kind)
+            if value not in allowed:
+                raise StepError(f"rounding: {name} is '{value}'{nearest(str(value), allowed)}")
         if self.block_size < 0:
             raise StepError(
                 f"rounding: block_size is {self.block_size}; it must be 0 (a scale for each output "

@@ -24,9 +24,9 @@ class Train:
     moving average of the weights, which is then the result; 0 keeps none. patience: epochs without
     a better metric on the selection data after which training stops; 0 never stops early.
     has_mixed_precision: where the device has it (CUDA). label_smoothing: share of a label's weight
-    that is spread over all classes. rounding: weights are seen while they are trained as the
-    quantize step will store them, and end so; None sees them as they are. search: short trials of
-    other settings before the training.
+    that is spread over all classes. rounding: weights and static activations are seen while they
+    are trained as the quantize step will store them, and weights end so; None sees them as they
+    are. search: short trials of other settings before the training.
     Raises: StepError for a value outside its range, naming the setting.
     """
 

@@ -127,7 +127,7 @@ class Flat(nn.Module):
 def test_pixels_laid_flat_belong_to_their_channel():
     found = pairs_of(Flat(), 2, 1, 6, 6)
     (pair,) = found.pairs
-    assert pair.readers[0].repeat == 4
+    assert pair.readers[0].columns.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     scores = pair.readers[0].weight.detach()
     by_hand = scores.reshape(4, 3, 4).abs().amax((0, 2))
     assert torch.equal(pair.reader_ranges(), by_hand)
@@ -278,3 +278,128 @@ def test_scaling_by_hand():
     pair.scale_(torch.tensor([2.0, 4.0]))
     assert first.tolist() == [[0.5] * 3, [0.25] * 3]
     assert second.tolist() == [[2.0, 4.0]]
+
+
+# Attention, heads that share values, and fused projections.
+
+
+class Heads(nn.Module):
+    """Two query heads that share one value head of three channels, by torch's matmul."""
+
+    def __init__(self):
+        super().__init__()
+        self.query, self.key = nn.Linear(6, 6), nn.Linear(6, 3)
+        self.value, self.out = nn.Linear(6, 3), nn.Linear(6, 6)
+
+    def forward(self, x):
+        count, length, _ = x.shape
+        query = self.query(x).view(count, length, 2, 3).transpose(1, 2)
+        key, value = (layer(x).view(count, length, 1, 3) for layer in (self.key, self.value))
+        key, value = (it.transpose(1, 2).expand(-1, 2, -1, -1) for it in (key, value))
+        weights = torch.softmax(query @ key.transpose(2, 3), -1)
+        return self.out((weights @ value).transpose(1, 2).reshape(count, length, 6))
+
+
+@torch.no_grad()
+def test_heads_that_share_a_value_read_the_same_channels():
+    model = Heads()
+    found = pairs_of(model, 2, 5, 6)
+    assert paths(found) == {"value": ["out.weight"]}
+    assert "matmul stands" in found.left["query"]
+    (pair,) = found.pairs
+    assert pair.readers[0].columns.tolist() == [0, 1, 2, 0, 1, 2]
+    by_hand = model.out.weight.abs().amax(0).reshape(2, 3).amax(0)
+    assert torch.equal(pair.reader_ranges(), by_hand)
+    before = model.out.weight.clone(), model.value.bias.clone()
+    pair.scale_(torch.tensor([1.0, 2.0, 4.0]))
+    factors = torch.tensor([1.0, 2.0, 4.0, 1.0, 2.0, 4.0])
+    torch.testing.assert_close(model.out.weight.data, before[0] * factors)
+    torch.testing.assert_close(model.value.bias.data, before[1] / factors[:3])
+
+
+class Gate(nn.Module):
+    """One projection for what is gated and for the gate."""
+
+    def __init__(self):
+        super().__init__()
+        self.both, self.down = nn.Linear(4, 6), nn.Linear(3, 4)
+
+    def forward(self, x):
+        gate, up = self.both(x).chunk(2, -1)
+        return self.down(functional.silu(gate) * up)
+
+
+@torch.no_grad()
+def test_of_a_fused_projection_only_the_linear_part_is_scaled():
+    model, given = Gate(), torch.randn(5, 4, generator=GIVEN)
+    found = find_pairs(model.eval(), call, {"x": given})
+    (pair,) = found.pairs
+    assert pair.free.tolist() == [False] * 3 + [True] * 3
+    before, gate = model(given), model.both.weight[:3].clone()
+    pair.scale_(torch.tensor([9.0, 9.0, 9.0, 0.5, 3.0, 7.0]))
+    assert torch.equal(model.both.weight[:3], gate)
+    torch.testing.assert_close(model(given), before)
+
+
+class Same(nn.Module):
+    """Queries, keys and values are one tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.all, self.out = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        hidden = self.all(x)
+        return self.out(functional.scaled_dot_product_attention(hidden, hidden, hidden))
+
+
+def test_values_that_are_keys_too_are_left():
+    found = pairs_of(Same(), 2, 3, 4)
+    assert not found.pairs
+    assert "scaled_dot_product_attention stands" in found.left["all"]
+    assert found.unscaled == {}
+
+
+class PostNorm(nn.Module):
+    """What a norm gives goes to a layer and into a sum, as in BERT."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.wide, self.narrow = nn.LayerNorm(4), nn.Linear(4, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        hidden = self.norm(x)
+        return hidden + self.narrow(functional.gelu(self.wide(hidden)))
+
+
+def test_a_weight_that_reads_what_cannot_be_scaled_says_whose_it_is():
+    found = pairs_of(PostNorm(), 2, 4)
+    assert not found.pairs
+    assert found.unscaled == {"wide.weight": "norm: add stands between it and its readers"}
+
+
+class Tied(nn.Module):
+    """The last layer's weight is the table of tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.norm = nn.Embedding(7, 4), nn.LayerNorm(4)
+        self.scores = nn.Linear(4, 7, bias=False)
+        self.scores.weight = self.table.weight
+
+    def forward(self, x):
+        return self.scores(self.norm(self.table(x)))
+
+
+def test_tied_weights_are_left_alone():
+    model = Tied().eval()
+    found = find_pairs(model, call, {"x": torch.tensor([[1, 2, 3]])})
+    assert not found.pairs
+    (why,) = found.unscaled.values()
+    assert "used more than once" in why
+
+
+def test_a_norm_without_weights_gives_nothing_to_scale():
+    norm = nn.LayerNorm(6, elementwise_affine=False)
+    found = pairs_of(nn.Sequential(norm, nn.Linear(6, 2)), 2, 6)
+    assert not found.pairs

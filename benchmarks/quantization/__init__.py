@@ -1,0 +1,1 @@
+"""Quantization against the best existing tools, on the same models and data."""

@@ -1,0 +1,188 @@
+"""The step "awq": weights that meet large inputs are scaled up, then rounded on their own grid.
+
+Where a norm or a layer can take the scales in, the outputs stay the same until weights are rounded;
+a layer behind anything else is clipped and rounded alone, and named. The model stays an ordinary
+float model, whose exporters find the grid again as they do after ``round``.
+Source: Lin et al. 2024, arXiv:2306.00978 (AWQ).
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from statistics import median
+
+import torch
+
+from edgekit.compress.bench import Bench, StepPoint, StepResult
+from edgekit.compress.count import count
+from edgekit.compress.judge import Judge
+from edgekit.compress.layer_inputs import InputSums, gather, in_groups
+from edgekit.compress.masks import copy_model
+from edgekit.compress.quantization.awq_scales import clipped_by_outputs
+from edgekit.compress.quantization.awq_scaling import Scaled, Scaling
+from edgekit.compress.quantization.bias import BiasCorrector, Correction
+from edgekit.compress.quantization.clipping import nearest
+from edgekit.compress.quantization.gptq import output_error
+from edgekit.compress.quantization.layers import (
+    NOT_CALLED,
+    ONLY_ZEROS,
+    LayerError,
+    Layers,
+    Rounded,
+    grid_of,
+)
+from edgekit.compress.quantization.readers import find_behind
+from edgekit.compress.quantization.rescale_groups import told_unscaled
+from edgekit.compress.sparsity.sparse_layers import SparseWeight
+from edgekit.compress.training.rounding import RoundedLayer, make_rounder
+from edgekit.core.errors import StepError
+from edgekit.core.progress import Reporter
+from edgekit.core.steps.awq import Awq
+
+
+def awq(settings: Awq, bench: Bench, reporter: Reporter) -> StepResult:
+    """Scale the weights of a model in place, and round them.
+
+    Raises: StepError where nothing changes, where scaling would change the outputs, no layer is
+    left to round, and for a layer that gets NaN or infinity.
+    """
+    model = bench.model.to(bench.device).eval()
+    rounder = make_rounder(model, settings.rounding, bench.call, bench.example())
+    layers, judge, size = Layers(bench, rounder), Judge(bench), count(model, bench)
+    scores = {"as it came": judge.score(model)}
+    scaling = Scaling(bench, layers)
+    scaling.run(reporter)
+    if scaling.has_changed:
+        scores["scaled"] = judge.score(model)
+    corrections: Mapping[str, Correction] = {}
+    if settings.is_rounded:
+        corrections = _round(settings, bench, layers, reporter)
+        scores["rounded"] = judge.score(model)
+    _check_changed(settings, scaling, layers)
+    for path in rounder.left:
+        reporter.note(f"{path}: left as it is: its weight is computed at each call")
+    _tell(scaling, layers.errors, reporter)
+    return StepResult(
+        model=model.cpu(),
+        masks=bench.masks,
+        points=tuple(
+            StepPoint(name=name, parameters=size.parameters, macs=size.macs, score=score)
+            for name, score in scores.items()
+        ),
+        values={
+            "bits": {layer.path: layer.bits for layer in rounder.layers},
+            "groups": {path: asdict(item) for path, item in scaling.groups.items()},
+            "unscaled": scaling.unscaled,
+            "output_errors": {path: asdict(item) for path, item in layers.errors.items()},
+            "bias_corrections": {path: asdict(item) for path, item in corrections.items()},
+        },
+    )
+
+
+@torch.no_grad()
+def _round(
+    settings: Awq, bench: Bench, layers: Layers, reporter: Reporter
+) -> Mapping[str, Correction]:
+    """Round all layers in place, as many after each pass over the data as fit into memory."""
+    paths = list(layers.weights)
+    behind = find_behind(bench.model, layers.weights, bench.call, bench.example())
+    # The float model's means are gathered before any weight is rounded.
+    corrector = BiasCorrector(bench, copy_model(bench.model), behind, paths)
+    mapped = {item.name: layer for layer in layers.all if (item := layers.item(layer))}
+    groups = list(in_groups([item for layer in layers.all if (item := layers.item(layer))]))
+    for number, group in enumerate(groups):
+        reporter.progress(f"rounding {len(group)} layers", number / len(groups))
+        seen = gather(bench, bench.model, group, has_products=True)
+        for item in group:
+            layer, sums = mapped[item.name], seen.get(item.name)
+            _round_one(layer, item, sums, layers, is_clipped=settings.is_clipped)
+    for layer in layers.all:
+        if layers.item(layer) is None:
+            layers.place_blindly(layer)
+    for path in paths if settings.is_bias_corrected else ():
+        reporter.progress(f"correcting the bias of {path}")
+        corrector.correct(path)
+    return corrector.corrections
+
+
+def _round_one(
+    layer: RoundedLayer,
+    item: SparseWeight,
+    sums: InputSums | None,
+    layers: Layers,
+    *,
+    is_clipped: bool,
+) -> None:
+    """One layer by what comes into it."""
+    if sums is None or sums.products is None:
+        layers.place_blindly(layer, NOT_CALLED)
+        return
+    if not bool((sums.squares > 0).any()):
+        layers.place_blindly(layer, ONLY_ZEROS)
+        return
+    grid, weight = grid_of(layer), item.matrix(item.parameter.detach()).double()
+    split = weight.reshape(item.groups, -1, weight.shape[1])
+    whole = nearest(split, grid.whole(split), grid.top).reshape(weight.shape)
+    rounded = whole
+    if is_clipped:
+        steps = clipped_by_outputs(split, sums.products, grid)
+        rounded = nearest(split, steps, grid.top).reshape(weight.shape)
+    before, after = (output_error(weight, it, sums.products) for it in (whole, rounded))
+    layers.place(
+        layer,
+        Rounded(
+            weight=item.restored(rounded),
+            nearest=item.restored(whole),
+            error=LayerError(nearest=before, rounded=after),
+        ),
+    )
+
+
+def _check_changed(settings: Awq, scaling: Scaling, layers: Layers) -> None:
+    """Refuse a step that did nothing.
+
+    Raises: StepError, saying why.
+    """
+    if scaling.has_changed or layers.has_changed:
+        return
+    if settings.is_rounded:
+        raise StepError(
+            "awq: every weight was on its grid already, so nothing changed; take the step out"
+        )
+    raise StepError(
+        "awq: no group of layers loses less with its weights scaled, and is_rounded is false, so "
+        f"nothing changed ({told_unscaled(scaling.unscaled) or 'all are best as they are'}); take "
+        "the step out, or set is_rounded"
+    )
+
+
+def _tell(scaling: Scaling, errors: Mapping[str, LayerError], reporter: Reporter) -> None:
+    """What became of the layers, for the report."""
+    reporter.note(_scaled_text(scaling.groups))
+    if scaling.unscaled:
+        named = told_unscaled(scaling.unscaled)
+        reporter.note(f"{len(scaling.unscaled)} layers have no scales: {named}")
+    known = [item for item in errors.values() if not item.why_nearest]
+    if known:
+        reporter.note(
+            f"{len(errors)} layers rounded; squared error of a layer's outputs, median of layers: "
+            f"{median(item.rounded for item in known):.2e} of their squares, "
+            f"{median(item.nearest for item in known):.2e} without clipping"
+        )
+    blind = {path: item.why_nearest for path, item in errors.items() if item.why_nearest}
+    if blind:
+        reporter.note(f"by their weights alone: {told_unscaled(blind)}")
+
+
+def _scaled_text(groups: Mapping[str, Scaled]) -> str:
+    done = [item for item in groups.values() if item.exponent is not None]
+    text = f"{len(done)} of {len(groups)} groups of layers scaled"
+    if not done:
+        return text
+    before, after = (
+        median(error for item in done for error in getattr(item, name).values())
+        for name in ("before", "after")
+    )
+    return (
+        f"{text}; squared error of a layer's outputs rounded to nearest, median of layers: "
+        f"{before:.2e} of their squares before and {after:.2e} after"
+    )
