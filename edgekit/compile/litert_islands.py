@@ -1,6 +1,6 @@
 """Operators of a static INT8 .tflite that are better left in float, between layers in integers."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 
 from edgekit.graph.model import Operator, Subgraph
 
@@ -35,7 +35,8 @@ def float_islands(subgraph: Subgraph) -> tuple[Operator, ...]:
 
     Those that run faster so, and those of wide ranges with the arithmetic on both sides of them,
     up to the next operator of another kind: a layer, an activation, an edge of the graph. Before a
-    softmax, those that make its scores and their mask.
+    softmax, those that make its scores and their mask. Then what gives a layer's channels back
+    their ranges (the step "spread") and is read as floats alone.
     """
     chosen = {item.index for item in subgraph.operators if item.name in _FASTER_AS_FLOATS}
     links = _Links(subgraph)
@@ -44,7 +45,31 @@ def float_islands(subgraph: Subgraph) -> tuple[Operator, ...]:
     chosen |= _reached(wide, links.after, (*_ARITHMETIC, *_WIDE_RANGES))
     softmaxes = [item for item in subgraph.operators if item.name == "SOFTMAX"]
     chosen |= _reached(softmaxes, links.before, _OF_SCORES)
+    chosen |= _spread_behind(subgraph, links, chosen)
     return tuple(item for item in subgraph.operators if item.index in chosen)
+
+
+def _spread_behind(subgraph: Subgraph, links: "_Links", chosen: Container[int]) -> set[int]:
+    """Multiplications of a linear layer's channels that floats alone read, with their reshapes."""
+    found: set[int] = set()
+    for item in subgraph.operators:
+        if not _is_spread(item, subgraph, links):
+            continue
+        behind = _reached([item], links.after, ("RESHAPE",))
+        between = (it for it in subgraph.operators if it.index in behind)
+        readers = {it.index for one in between for it in links.after(one)} - behind
+        if readers and all(place in chosen for place in readers):
+            found |= behind
+    return found
+
+
+def _is_spread(item: Operator, subgraph: Subgraph, links: "_Links") -> bool:
+    tensors = [subgraph.tensors[index] for index in item.inputs if index >= 0]
+    if item.name != "MUL" or not any(it.is_constant and it.elements > 1 for it in tensors):
+        return False
+    before = _reached([item], links.before, ("RESHAPE",))
+    givers = (it for one in subgraph.operators if one.index in before for it in links.before(one))
+    return any(it.name == "FULLY_CONNECTED" for it in givers)
 
 
 def _reached(

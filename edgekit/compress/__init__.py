@@ -87,6 +87,14 @@ SMOOTH = StepSpec(
     summary="moves outliers of activations into weights; the outputs stay the same (SmoothQuant)",
 )
 
+SPREAD = StepSpec(
+    name="spread",
+    acts_on=ActsOn.MODULE,
+    handler="edgekit.compress.quantization.spread:spread",
+    settings="edgekit.core.steps:Spread",
+    summary="evens out the output channels of linear layers, with a multiplication behind them",
+)
+
 AWQ = StepSpec(
     name="awq",
     acts_on=ActsOn.MODULE,

@@ -14,7 +14,7 @@ from edgekit.core.planned import PlannedStep
 # Settings that hold patterns of module paths.
 PATTERNS = ("ignore", "targets", "layer_ratios")
 # Steps after which every layer still has the name that it had.
-KEEPING = ("sparsify", "train", "equalize", "rotate", "smooth", "awq", "round", "lora")
+KEEPING = ("sparsify", "train", "equalize", "rotate", "smooth", "awq", "round", "spread", "lora")
 
 
 def check_names(model: Any, steps: tuple[PlannedStep, ...]) -> None:

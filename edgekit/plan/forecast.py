@@ -21,7 +21,7 @@ Settings = Mapping[str, Any]
 
 # Steps whose result has the size of what they got. A sparse weight takes as much room as any.
 _SAME_SIZE = (
-    *("sparsify", "lora", "train", "equalize", "rotate", "smooth", "awq", "round"),
+    *("sparsify", "lora", "train", "equalize", "rotate", "smooth", "awq", "round", "spread"),
     "quantize",
 )
 # Of a made student, its counts rounded down: asked for 0.33 of ResNet-20's 272,186 parameters, one

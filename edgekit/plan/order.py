@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from edgekit.core.errors import StepError
 from edgekit.core.planned import PlannedStep
 from edgekit.core.strategy import ActsOn, Step, StepSpec
-from edgekit.plan.rounding import AWQ, GRID_STEPS, ROUND, has_rounding
+from edgekit.plan.rounding import AWQ, GRID_STEPS, ROUND, has_rounding, trains_ranges
 
 # Steps after which the layers are others, or the model is another one.
 REPLACING = ("prune", "distil", "factorize")
@@ -14,6 +14,7 @@ ROTATE = "rotate"
 SCALING = ("equalize", ROTATE, "smooth", AWQ)
 # Their scales of channels are in norms, which a rotation puts into the layers.
 UNDONE_BY_ROTATION = ("smooth", AWQ)
+SPREAD = "spread"
 
 
 def check_kinds(steps: Iterable[Step], installed: Mapping[str, StepSpec], where: str) -> None:
@@ -59,6 +60,7 @@ def check_results_are_used(
         if not (step.is_run and installed[step.name].acts_on is ActsOn.MODULE):
             continue
         names = [item.name for item in earlier]
+        _check_spread(step, earlier, where)
         if step.name == "lora":
             _check_adapter(step, names, where)
         if step.name == "factorize":
@@ -71,6 +73,23 @@ def check_results_are_used(
         if step.name in SCALING:
             _check_unrounded(step, earlier, where)
         earlier.append(step)
+
+
+def _check_spread(step: PlannedStep, earlier: Sequence[PlannedStep], where: str) -> None:
+    if any(item.name == SPREAD for item in earlier):
+        what = "stands twice" if step.name == SPREAD else f"comes after '{SPREAD}'"
+        remedy = "take one out" if step.name == SPREAD else f"move '{SPREAD}' behind '{step.name}'"
+        raise StepError(
+            f"{where}: step '{step.name}' {what}, which makes layers that multiply their outputs "
+            f"and that other steps on the model do not know; {remedy}"
+        )
+    trained = next((item.name for item in earlier if trains_ranges(item)), "")
+    if step.name == SPREAD and trained:
+        raise StepError(
+            f"{where}: step '{SPREAD}' comes after '{trained}', whose trained ranges of "
+            f"activations would not be those of the layers any more; take '{SPREAD}' out, or set "
+            f"rounding.activations of '{trained}' to \"none\""
+        )
 
 
 def _check_adapter(step: PlannedStep, earlier: Sequence[str], where: str) -> None:
@@ -111,6 +130,8 @@ def _check_unscaled(earlier: Sequence[PlannedStep], where: str) -> None:
 
 
 def _check_rounded(step: PlannedStep, earlier: Sequence[PlannedStep], where: str) -> None:
+    if step.name == SPREAD:  # powers of two for whole rows: each stays on its grid
+        return
     is_grid_step = step.name in GRID_STEPS and has_rounding(step)
     on_grid = next(
         (item.name for item in earlier if item.name in GRID_STEPS and has_rounding(item)), ""

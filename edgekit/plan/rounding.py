@@ -124,6 +124,14 @@ def has_rounding(step: PlannedStep) -> bool:
     return is_rounded and any(table["precision"] != "none" for table in _roundings(step.settings))
 
 
+def trains_ranges(step: PlannedStep) -> bool:
+    """Whether a step may train ranges of activations that the quantize step takes over."""
+    return step.name in _HANDS_OVER and any(
+        "none" not in (table["precision"], table["activations"])
+        for table in _roundings(step.settings)
+    )
+
+
 def _roundings(settings: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """The tables of rounding in settings, however deep."""
     for name, value in settings.items():

@@ -19,6 +19,7 @@ from edgekit.core.steps import (
     Round,
     Smooth,
     Sparsify,
+    Spread,
     Train,
 )
 from edgekit.core.strategy import PlannedStep, Quantize, Strategy
@@ -36,6 +37,7 @@ SETTINGS: Mapping[str, type[Any]] = {
     "round": Round,
     "smooth": Smooth,
     "sparsify": Sparsify,
+    "spread": Spread,
     "train": Train,
 }
 

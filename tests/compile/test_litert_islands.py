@@ -10,6 +10,7 @@ from torch import nn
 from edgekit.compile.litert_convert import convert_program
 from edgekit.compile.litert_islands import float_islands, names_of
 from edgekit.compile.litert_quantize import quantize_model
+from edgekit.compress.spread_linear import as_spread
 from edgekit.core.artifact import Artifact, Binding
 from edgekit.core.progress import Reporter
 from edgekit.core.strategy import Quantize
@@ -123,6 +124,44 @@ def test_integers_around_an_island_stay_close_to_torch(inside, at_most, tmp_path
     assert error_of(result, model, x) < at_most
     assert any("stay float" in note for note in notes)
     assert dtypes(result, "CONV_2D") == {"int8"}
+
+
+class Rows(nn.Module):
+    """A layer of the step "spread" on rows of two, three or four axes, and what reads it."""
+
+    def __init__(self, reader):
+        super().__init__()
+        self.linear = as_spread(nn.Linear(10, 10), 2.0 ** torch.arange(10))
+        self.reader = reader
+
+    def forward(self, x):
+        return self.reader(self.linear(x))
+
+
+def graph_of_rows(reader, shape):
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(Rows(reader).eval(), (torch.randn(shape),))
+        content = convert_program(program, is_dynamic=False)
+    return read_graph(content, name="x").subgraphs[0]
+
+
+@pytest.mark.parametrize("shape", [(1, 10), (1, 7, 10), (1, 3, 7, 10)])
+def test_channels_get_their_ranges_back_among_floats(shape):
+    graph = graph_of_rows(nn.GELU(), shape)
+    assert [it.name for it in graph.operators if it.name != "RESHAPE"] == [
+        *("FULLY_CONNECTED", "MUL", "GELU")
+    ]
+    chosen = float_islands(graph)
+    names = [it.name for it in graph.operators]
+    # Nothing but the layer, and what only changes its axes, is left as integers.
+    assert {"MUL", "GELU"} <= set(names_of(chosen)) <= {"MUL", "GELU", "RESHAPE"}
+    assert all(item in chosen for item in graph.operators[names.index("MUL") :])
+
+
+def test_a_multiplication_before_the_next_layer_is_no_island():
+    assert float_islands(graph_of_rows(nn.Linear(10, 10), (1, 7, 10))) == ()
 
 
 def edges(content):

@@ -13,6 +13,7 @@ from edgekit.compress import (
     ROUND,
     SMOOTH,
     SPARSIFY,
+    SPREAD,
     TRAIN,
 )
 from edgekit.core.errors import StepError
@@ -20,7 +21,20 @@ from edgekit.core.strategy import Step
 from edgekit.plan.strategy import Wishes, make_strategy
 from tests.plan.builders import INSTALLED, facts, profile, target
 
-STEPS = (AWQ, DISTIL, EQUALIZE, FACTORIZE, LORA, PRUNE, ROTATE, ROUND, SMOOTH, SPARSIFY, TRAIN)
+STEPS = (
+    AWQ,
+    DISTIL,
+    EQUALIZE,
+    FACTORIZE,
+    LORA,
+    PRUNE,
+    ROTATE,
+    ROUND,
+    SMOOTH,
+    SPARSIFY,
+    SPREAD,
+    TRAIN,
+)
 SPECS = {spec.name: spec for spec in STEPS}
 UNTRAINED = {"recover": {"epochs": 0}}
 
@@ -107,6 +121,23 @@ def test_zeros_come_after_a_rotation():
     with pytest.raises(StepError, match="'rotate' comes after 'sparsify', whose zeros"):
         plan(step("sparsify"), step("rotate"), QUANTIZE)
     assert plan(step("rotate"), step("sparsify"), QUANTIZE).skipped == ()
+
+
+@pytest.mark.parametrize("name", ["sparsify", "smooth", "round", "train", "spread"])
+def test_nothing_on_the_model_comes_after_layers_that_multiply_their_outputs(name):
+    with pytest.raises(StepError, match=f"step '{name}' (comes after 'spread'|stands twice), whi"):
+        plan(step("spread"), step(name), QUANTIZE)
+    if name != "spread":
+        assert plan(step(name), step("spread"), QUANTIZE).skipped == ()
+
+
+def test_trained_ranges_of_activations_are_those_of_the_layers_as_they_were():
+    static = step("quantize", precision="int8", activations="static")
+    rounding = {"rounding": {"precision": "auto"}}
+    with pytest.raises(StepError, match="'spread' comes after 'train', whose trained ranges of"):
+        plan(step("train", **rounding), step("spread"), static)
+    alone = {"rounding": {"precision": "auto", "activations": "none"}}
+    assert plan(step("train", **alone), step("spread"), static).skipped == ()
 
 
 @pytest.mark.parametrize("is_rounded", [True, False])

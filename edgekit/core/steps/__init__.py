@@ -16,6 +16,7 @@ from edgekit.core.steps.rounding import Rounding
 from edgekit.core.steps.search import Search
 from edgekit.core.steps.smooth import Smooth
 from edgekit.core.steps.sparsify import Sparsify
+from edgekit.core.steps.spread import Spread
 from edgekit.core.steps.train import Train
 
 __all__ = [
@@ -32,5 +33,6 @@ __all__ = [
     "Search",
     "Smooth",
     "Sparsify",
+    "Spread",
     "Train",
 ]
