@@ -5,9 +5,9 @@ stands on, with the inputs of all its taps, padding included. Sums are gathered 
 runs; the vectors themselves are never kept.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -45,9 +45,24 @@ def gather(
     Raises: StepError for a layer that gets NaN or infinity.
     """
     meters = {item.name: _Meter(item, has_products=has_products) for item in weights}
+    run_watched(bench, model, meters.values())
+    found = {name: meter.sums() for name, meter in meters.items()}
+    return {name: sums for name, sums in found.items() if sums is not None}
+
+
+class Meter(Protocol):
+    """Sees what a layer gets, as long as its hook is there."""
+
+    def attach(self) -> torch.utils.hooks.RemovableHandle:
+        """Hook it to its layer."""
+        ...
+
+
+def run_watched(bench: Bench, model: nn.Module, meters: Iterable[Meter]) -> None:
+    """Run a model in eval mode over the calibration data with meters attached."""
     modes = training_modes(model)
     model.eval()
-    hooks = [meter.attach() for meter in meters.values()]
+    hooks = [meter.attach() for meter in meters]
     try:
         with torch.no_grad(), fast_path_off():
             for inputs in input_batches(bench):
@@ -56,8 +71,6 @@ def gather(
         for hook in hooks:
             hook.remove()
         restore_modes(modes)
-    found = {name: meter.sums() for name, meter in meters.items()}
-    return {name: sums for name, sums in found.items() if sums is not None}
 
 
 def in_groups(

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from edgekit.compress.bench import Bench
-from edgekit.compress.judge import restore_modes, training_modes
-from edgekit.compress.layer_inputs import input_vectors
-from edgekit.compress.moments import BATCH_SAMPLES, channel_rows, fast_path_off, input_batches
+from edgekit.compress.layer_inputs import input_vectors, run_watched
+from edgekit.compress.moments import BATCH_SAMPLES, channel_rows
 from edgekit.compress.sparsity.sparse_layers import SparseWeight
 from edgekit.core.errors import StepError
 
@@ -45,17 +44,7 @@ def observe_channels(
     """
     batches = -(-bench.calibration.count // BATCH_SAMPLES)
     meters = {item.name: _Meter(item, -(-rows // max(1, batches))) for item in weights}
-    modes = training_modes(model)
-    model.eval()
-    hooks = [meter.attach() for meter in meters.values()]
-    try:
-        with torch.no_grad(), fast_path_off():
-            for inputs in input_batches(bench):
-                bench.call(model, inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-        restore_modes(modes)
+    run_watched(bench, model, meters.values())
     return {name: meter.inputs() for name, meter in meters.items() if meter.is_called}
 
 
