@@ -62,18 +62,25 @@ def test_a_stated_strength_gives_the_ranges_of_the_paper(outlying, digits, check
 
 
 def test_what_is_best_as_it_is_stays_and_is_an_error(digits, checkpoints):
-    # Channels of like ranges on both sides: there is nothing to move.
+    # Channels of one range on both sides: there is nothing to move.
     norm, scores = nn.LayerNorm(64), nn.Linear(64, 10, bias=False)
     with torch.no_grad():
-        scores.weight.copy_(scores.weight.sign() * 0.1)
+        # So no value stands in the middle between two integers.
+        norm.bias.fill_(0.3)
+        signs = torch.rand(10, 64, generator=torch.Generator().manual_seed(0)) < 0.5
+        scores.weight.copy_(torch.where(signs, -0.1, 0.1))
     model = nn.Sequential(nn.Flatten(), _Signs(), norm, scores)
     with pytest.raises(StepError, match="smooth: none of 1 groups of layers loses less in INT8"):
         smooth(Smooth(), bench_of(model.eval(), digits, checkpoints), SILENT)
 
 
 class _Signs(nn.Module):
+    """One half of each sample's values -1, the other 1, any of them: a norm keeps them so."""
+
     def forward(self, x):
-        return torch.sign(x - x.median()) + 0.01
+        places = torch.arange(1, x.shape[-1] + 1)
+        ranks = torch.sin(1000 * x.sum(-1, keepdim=True) * places).argsort(-1).argsort(-1)
+        return torch.where(ranks < x.shape[-1] // 2, -1.0, 1.0)
 
 
 def test_a_net_without_such_layers_is_refused(digits, checkpoints):
