@@ -23,6 +23,7 @@ from edgekit.compile.onnx_model import (
     scratch_folder,
     tidy,
 )
+from edgekit.compile.onnx_norms import part_sums_from_norms
 from edgekit.compile.onnx_ort import ORT_MODEL, convert
 from edgekit.compile.onnx_pads import merge_slices
 from edgekit.compile.onnx_parity import require_parity
@@ -62,6 +63,7 @@ def export(request: StageRequest, out: Path, reporter: Reporter) -> Mapping[str,
     rename_interface(model, contract)
     merge_slices(model)
     paths = fold_layouts(model, fold_lookups(model, exported.paths))
+    part_sums_from_norms(model)
     tidy(model)
     name_nodes(model)
     check(model, "the exported graph")

@@ -9,7 +9,7 @@ import onnx
 # stream, a softmax. Static INT8 of MiniLM, mean cosine of 400 sentences: 0.33 with these in
 # integers, 0.93 with the products alone (onnxruntime 1.31.1, min-max, 2026-11).
 _BETWEEN = (
-    *("Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Reciprocal", "Exp", "Log", "Neg", "Abs"),
+    *("Add", "Sum", "Sub", "Mul", "Div", "Pow", "Sqrt", "Reciprocal", "Exp", "Log", "Neg", "Abs"),
     *("Min", "Max", "Where", "Cast", "Expand", "Erf", "Gelu", "FastGelu", "BiasGelu", "QuickGelu"),
     *("Relu", "Sigmoid", "Tanh", "Softmax", "LayerNormalization", "SkipLayerNormalization"),
     *("SimplifiedLayerNormalization", "RMSNormalization", "Reshape", "Transpose", "Squeeze"),

@@ -26,13 +26,18 @@ def choose_quantize(
     *,
     overrides: tuple[Override, ...] = (),
     activation_bits: Literal[8, 16] = 8,
+    asked: Activations | None = None,
 ) -> tuple[Quantize, str]:
     """Settings for one precision, and the reasons in one sentence.
 
-    activation_bits: 16 are static, and no processor's integer dot products take them.
+    activation_bits: 16 are static, and no processor's integer dot products take them. asked: how
+    activations are to be quantized, where that is stated; what follows from it follows it.
     """
     has_wide = activation_bits == WIDE_BITS
-    activations, reason = _choose_activations(precision, facts, profile)
+    usual, reason = _choose_activations(precision, facts, profile)
+    activations = usual if asked is None else asked
+    if activations != usual:
+        reason = f"activations are {activations}, as asked"
     if has_wide and precision in INTEGERS:
         activations, reason = "static", "activations of 16 bits are calibrated"
     reasons = [reason]
@@ -44,7 +49,7 @@ def choose_quantize(
         reasons.append("7-bit weights, since 8-bit products saturate on x86 without VNNI")
     if activations == "static" and target.format == "onnx" and not is_unsigned and not has_wide:
         reasons.append(f"signed activations, as {profile.hardware.architecture.value} likes them")
-    has_blocks = precision == "int4" and activations != "static"
+    has_blocks = precision == "int4" and "static" not in (activations, usual)
     if has_blocks:
         reasons.append(f"blocks of {LINEAR_BLOCK_SIZE} columns share a scale")
     if precision == "nf4":

@@ -263,6 +263,7 @@ def _plan_quantize(
         target,
         overrides=(*asked.overrides, *wishes.overrides),
         activation_bits=asked.activation_bits,
+        asked=asked.activations if "activations" in settings else None,
     )
     if asked.mixed is not None:
         kinds = {"has_module": wishes.has_module, "has_adapters": wishes.has_adapters}

@@ -52,6 +52,16 @@ def test_onnx_activations_follow_the_instruction_set(
     assert ("signed activations" in reason) is True
 
 
+def test_what_follows_from_activations_follows_the_stated_ones():
+    # A transformer's own would be dynamic, which have no sign to choose.
+    device = profile(architecture="x86_64", features=("avx2",))
+    places = (facts("transformer"), device, target("onnx", "onnx"))
+    stated, reason = choose_quantize("int8", *places, asked="static")
+    assert (stated.activations, stated.is_unsigned) == ("static", True)
+    assert "as asked" in reason
+    assert choose_quantize("int4", *places, asked="static")[0].block_size == 0
+
+
 def test_litert_knows_one_range_only():
     device = profile(architecture="x86_64", features=())
     settings, _ = choose_quantize("int8", facts(), device, target())
