@@ -82,5 +82,6 @@ def _minilm(target: str, *, is_static: bool) -> Cell:
         },
         bars=(drop,) if is_static else (at_most("share", MINILM_SHARE, ""), drop),
         arguments={"length": "64"},
-        is_refusal_wanted=is_static,
+        # One scale a tensor wrecks it as .tflite, without the step `spread`.
+        is_refusal_wanted=is_static and target == "litert",
     )

@@ -60,7 +60,7 @@ def check_results_are_used(
         if not (step.is_run and installed[step.name].acts_on is ActsOn.MODULE):
             continue
         names = [item.name for item in earlier]
-        _check_spread(step, earlier, where)
+        _check_last(step, earlier, where)
         if step.name == "lora":
             _check_adapter(step, names, where)
         if step.name == "factorize":
@@ -75,12 +75,17 @@ def check_results_are_used(
         earlier.append(step)
 
 
-def _check_spread(step: PlannedStep, earlier: Sequence[PlannedStep], where: str) -> None:
-    if any(item.name == SPREAD for item in earlier):
-        what = "stands twice" if step.name == SPREAD else f"comes after '{SPREAD}'"
-        remedy = "take one out" if step.name == SPREAD else f"move '{SPREAD}' behind '{step.name}'"
+def _check_last(step: PlannedStep, earlier: Sequence[PlannedStep], where: str) -> None:
+    """Refuse what comes after a step whose layers compute in a way of their own."""
+    last = next((item for item in earlier if _multiplies(item)), None)
+    if last is not None:
+        is_same = step.name == last.name
+        what = "stands twice" if is_same else f"comes after '{last.name}'"
+        also = "" if last.name == SPREAD else ", or take its has_multipliers out"
+        remedy = "take one out" if is_same else f"move '{last.name}' behind '{step.name}'{also}"
+        side = "outputs" if last.name == SPREAD else "inputs"
         raise StepError(
-            f"{where}: step '{step.name}' {what}, which makes layers that multiply their outputs "
+            f"{where}: step '{step.name}' {what}, which makes layers that multiply their {side} "
             f"and that other steps on the model do not know; {remedy}"
         )
     trained = next((item.name for item in earlier if trains_ranges(item)), "")
@@ -90,6 +95,10 @@ def _check_spread(step: PlannedStep, earlier: Sequence[PlannedStep], where: str)
             f"activations would not be those of the layers any more; take '{SPREAD}' out, or set "
             f"rounding.activations of '{trained}' to \"none\""
         )
+
+
+def _multiplies(step: PlannedStep) -> bool:
+    return step.name == SPREAD or bool(step.settings.get("has_multipliers"))
 
 
 def _check_adapter(step: PlannedStep, earlier: Sequence[str], where: str) -> None:

@@ -123,6 +123,16 @@ def test_zeros_come_after_a_rotation():
     assert plan(step("rotate"), step("sparsify"), QUANTIZE).skipped == ()
 
 
+@pytest.mark.parametrize("name", ["sparsify", "round", "spread", "smooth"])
+def test_layers_that_multiply_their_inputs_come_last(name):
+    last = step("smooth", has_multipliers=True)
+    with pytest.raises(StepError, match=f"step '{name}' (comes after 'smooth'|stands twice), whic"):
+        plan(last, step(name), QUANTIZE)
+    assert plan(step("smooth"), step("round"), QUANTIZE).skipped == ()
+    if name == "sparsify":
+        assert plan(step(name), last, QUANTIZE).skipped == ()
+
+
 @pytest.mark.parametrize("name", ["sparsify", "smooth", "round", "train", "spread"])
 def test_nothing_on_the_model_comes_after_layers_that_multiply_their_outputs(name):
     with pytest.raises(StepError, match=f"step '{name}' (comes after 'spread'|stands twice), whi"):

@@ -6,7 +6,7 @@ what its weight is multiplied with.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from edgekit.compress.sparsity.sparse_layers import SparseWeight, participants
 MOST = 1e5
 # Scales that are this near to 1 (by their logarithm) change no integer of 8 bits.
 STILL = 1e-3
+_FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,11 +74,23 @@ def _why_not(item: SparseWeight | None) -> str:
     return item.why_unmapped
 
 
+class Layered(Protocol):
+    """What has layers."""
+
+    @property
+    def layers(self) -> tuple[SparseWeight, ...]:
+        """The layers of a group."""
+        ...
+
+
+AnyGroup = TypeVar("AnyGroup", bound=Layered)
+
+
 def in_batches(
-    groups: Sequence[Group], bytes_of: Callable[[SparseWeight], int], limit_bytes: int
-) -> Iterator[list[Group]]:
+    groups: Sequence[AnyGroup], bytes_of: Callable[[SparseWeight], int], limit_bytes: int
+) -> Iterator[list[AnyGroup]]:
     """Groups that are looked at together, as many as fit; a large one goes alone."""
-    batch: list[Group] = []
+    batch: list[AnyGroup] = []
     filled = 0
     for group in groups:
         needed = sum(bytes_of(item) for item in group.layers)
@@ -88,6 +101,11 @@ def in_batches(
         filled += needed
     if batch:
         yield batch
+
+
+def row_bytes(item: SparseWeight, rows: int) -> int:
+    """What so many vectors of a layer's inputs take."""
+    return _FLOAT_BYTES * rows * item.groups * item.matrix(item.parameter).shape[1]
 
 
 def moves(scales: Tensor) -> bool:

@@ -9,7 +9,6 @@ it: their sums and norms leave no layer that could take such factors, which is w
 """
 
 import math
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from statistics import median
@@ -23,6 +22,7 @@ from edgekit.compress.count import count
 from edgekit.compress.judge import Judge, restore_modes, training_modes
 from edgekit.compress.layer_paths import matching
 from edgekit.compress.moments import fast_path_off, input_batches
+from edgekit.compress.plain_linears import plain_linears
 from edgekit.compress.quantization.rescale_trace import are_same
 from edgekit.compress.spread_linear import as_spread
 from edgekit.core.errors import StepError
@@ -98,25 +98,10 @@ def _unevenness(largest: Tensor) -> float:
 
 
 def _candidates(model: nn.Module, settings: Spread) -> dict[str, nn.Linear]:
-    """Plain linear layers whose weight is theirs alone, by path."""
-    paths = {path: item for path, item in model.named_modules() if type(item) is nn.Linear}
-    ignored = matching("spread: ignore", settings.ignore, paths)
-    uses = Counter(
-        id(value)
-        for module in model.modules()
-        for value in module._parameters.values()  # noqa: SLF001  # tied ones each time
-    )
-    fused = {
-        id(part)
-        for module in model.modules()
-        if isinstance(module, nn.TransformerEncoderLayer)
-        for part in module.modules()
-    }
-    return {
-        path: item
-        for path, item in paths.items()
-        if path and path not in ignored and uses[id(item.weight)] == 1 and id(item) not in fused
-    }
+    """Plain linear layers that the settings leave, by path."""
+    every = [path for path, item in model.named_modules() if type(item) is nn.Linear]
+    ignored = matching("spread: ignore", settings.ignore, every)
+    return {path: item for path, item in plain_linears(model).items() if path not in ignored}
 
 
 def _output_ranges(bench: Bench, layers: Mapping[str, nn.Linear]) -> dict[str, Tensor]:

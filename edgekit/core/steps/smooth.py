@@ -13,11 +13,14 @@ class Smooth:
 
     strength: how much of the range moves, from 0 (the weights' ranges become one) to 1 (the
     activations' do); "auto" tries many for each group of layers and takes the one whose outputs in
-    INT8 are nearest to the float ones, or leaves the group as it is.
+    INT8 are nearest to the float ones, or leaves the group as it is. has_multipliers: linear
+    layers behind what can take no scales (sums, activation functions, norms that also lead into a
+    sum) multiply their inputs by channel themselves.
     Raises: StepError for a value outside its range, naming the setting.
     """
 
     strength: float | int | str = AUTO
+    has_multipliers: bool = False
 
     def __post_init__(self) -> None:
         is_number = isinstance(self.strength, (float, int)) and self.strength is not True
