@@ -17,6 +17,7 @@ from edgekit.flow.results import LayerSize
 from edgekit.flow.stages import StageOutcome
 from edgekit.graph import Graph, read_graph
 from edgekit.measure.audit import AuditReport, audit_quantization
+from edgekit.measure.audit_loaded import floats_when_loaded
 from edgekit.measure.size import artifact_bytes
 from edgekit.measure.weight_errors import WeightError, weight_errors
 from edgekit.plan.recipe import X86_NAMES
@@ -149,12 +150,17 @@ class Maker(StageCaller):
 
     def _audit(self, step: PlannedStep, before: Made, after: Made) -> AuditReport:
         settings = from_plain(Quantize, step.settings, where=step.name, error=StepError)
+        # The engine loads the stripped file, whose shared constants it may join otherwise.
+        shipped = self._strip("strip", after)
         report = audit_quantization(
             before.graph(),
             after.graph(),
             settings=settings,
             tensor_map={**before.tensor_map(), **after.tensor_map()},
             tolerance=self.plan.profile.float_share_tolerance,
+            floats_when_loaded=floats_when_loaded(
+                shipped.file.read_bytes(), settings, is_x86=self._platform() == "amd64"
+            ),
         )
         for finding in report.findings:
             self.reporter.note(f"audit: {finding.message}")
@@ -167,14 +173,16 @@ class Maker(StageCaller):
             )
         return report
 
-    def _finish(self, name: str, made: Made) -> Made:
-        compiler = self.plan.compiler
-        finished = self._run(
+    def _strip(self, name: str, made: Made) -> Made:
+        return self._run(
             name,
-            compiler.strip,
+            self.plan.compiler.strip,
             {"artifact": to_plain(made.artifact)},
             {"artifact": (made.outcome.folder, made.outcome.digest)},
         )
+
+    def _finish(self, name: str, made: Made) -> Made:
+        compiler, finished = self.plan.compiler, self._strip(name, made)
         if not compiler.mobile or self.plan.profile.family != "phone":
             return finished
         return self._run(

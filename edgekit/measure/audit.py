@@ -1,10 +1,10 @@
 """The artifact is opened and held against what the strategy asked, layer by layer.
 
-Pure functions over graphs: nothing is believed that a converter said about itself.
+Functions over graphs: nothing is believed that a converter said about itself.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from edgekit.core.figure import Figure, exact
 from edgekit.core.strategy import Quantize
@@ -39,15 +39,21 @@ def audit_quantization(
     settings: Quantize,
     tensor_map: Mapping[str, str],
     tolerance: float,
+    floats_when_loaded: Collection[int] = (),
 ) -> AuditReport:
     """What became of every weight and every operator with weights.
 
     tensor_map: tensor name (of either graph) to module path. tolerance: share of weight elements
-    that may stay wider than asked, and that may compute otherwise than asked.
+    that may stay wider than asked, and that may compute otherwise than asked. floats_when_loaded:
+    layers, by their place, that the engine computes in float though the file has them as integers.
     Raises: StepError for an override pattern that is no regular expression.
     """
     float_layers = weight_layers(float_graph)
-    pairs, missing = match_layers(float_layers, weight_layers(graph), tensor_map)
+    layers = [
+        replace(layer, is_integer=layer.is_integer and place not in floats_when_loaded)
+        for place, layer in enumerate(weight_layers(graph))
+    ]
+    pairs, missing = match_layers(float_layers, layers, tensor_map)
     subject = Subject(
         graph=graph,
         settings=settings,
