@@ -10,6 +10,7 @@ from typing import Any
 from edgekit.compress.layer_paths import matching
 from edgekit.core.errors import StepError
 from edgekit.core.planned import PlannedStep
+from edgekit.core.steps.patterns import check_pattern
 
 # Settings that hold patterns of module paths.
 PATTERNS = ("ignore", "targets", "layer_ratios")
@@ -20,12 +21,18 @@ KEEPING = ("sparsify", "train", "equalize", "rotate", "smooth", "awq", "round", 
 def check_names(model: Any, steps: tuple[PlannedStep, ...]) -> None:
     """Refuse patterns that match no layer and adapters that are not there.
 
-    model: the user's torch module. steps: those on the module that run, in order; those behind one
-    that makes other layers are not looked at.
+    model: the user's torch module. steps: those that run, in order; those behind one that makes
+    other layers are not looked at.
     Raises: StepError naming the step, the pattern and the nearest layers.
     """
     paths = [path for path, _ in model.named_modules()]
+    # A weight that a model multiplies itself is found by its own name.
+    places = [*paths, *(name for name, _ in model.named_parameters())]
     for step in steps:
+        overrides = [item["pattern"] for item in step.settings.get("overrides") or ()]
+        for pattern in overrides:
+            check_pattern(f"{step.name}: overrides", pattern)
+        matching(f"{step.name}: overrides", overrides, places)
         for name in PATTERNS:
             patterns = step.settings.get(name) or ()
             matching(f"{step.name}: {name}", tuple(patterns), paths)

@@ -123,7 +123,8 @@ def make_plan(model: Model, options: BuildOptions) -> Plan:
     )
     _check_steps(plan.steps_on(ActsOn.GRAPH), compiler)
     if wishes.has_module:
-        check_names(model.workload.model, plan.steps_on(ActsOn.MODULE))
+        running = (*plan.steps_on(ActsOn.MODULE), *plan.steps_on(ActsOn.GRAPH))
+        check_names(model.workload.model, running)
     return plan
 
 

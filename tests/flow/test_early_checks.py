@@ -41,6 +41,19 @@ def test_each_kind_of_name(wrong, said):
     check_names(model, (step("prune", drop_layers=1), wrong))
 
 
+def test_the_last_step_s_overrides_are_looked_at_too():
+    model = nn.Sequential(nn.Linear(2, 2))
+    for pattern in ("0", r"0\.weight"):
+        overrides = ({"pattern": pattern, "precision": "float"},)
+        check_names(model, (step("train"), step("quantize", overrides=overrides)))
+    wrong = step("quantize", overrides=({"pattern": "head", "precision": "float"},))
+    with pytest.raises(StepError, match="quantize: overrides: 'head' matches no layer; the"):
+        check_names(model, (step("train"), wrong))
+    check_names(model, (step("distil"), wrong))
+    with pytest.raises(StepError, match="is no regular expression"):
+        check_names(model, (step("quantize", overrides=({"pattern": "("},)),))
+
+
 def test_what_is_there_passes():
     model = nn.Sequential(nn.Linear(2, 2))
     check_names(model, (step("prune", ignore=("^0$",)), step("factorize", ignore=())))
