@@ -211,6 +211,20 @@ def test_activations_have_the_sign_that_was_asked_for(cnn, images, tmp_path, is_
     assert found == {stored}
 
 
+def test_convolutions_keep_float_biases_and_still_run_in_integers(cnn, images, tmp_path):
+    cnn.quantize(tmp_path / "q", STATIC, images)
+    file = tmp_path / "q" / "model.onnx"
+    model = onnx.load(file)
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    stored = {constants(model)[node.input[2]].data_type for node in convolutions}
+    assert stored == {TensorProto.FLOAT}
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "loaded.onnx")
+    onnxruntime.InferenceSession(file, options)
+    loaded = [node.op_type for node in onnx.load(tmp_path / "loaded.onnx").graph.node]
+    assert (loaded.count("QLinearConv"), loaded.count("Conv")) == (len(convolutions), 0)
+
+
 def test_a_reduced_range_keeps_weights_to_seven_bits(cnn, images, tmp_path):
     settings = Quantize(
         precision="int8", activations="static", is_unsigned=True, is_range_reduced=True
