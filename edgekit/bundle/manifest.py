@@ -149,7 +149,8 @@ class Evidence:
     """Figures of one bundle on one machine, and what they were judged to mean.
 
     steps: the float model, and what it was after each step, in order. audit: a line for everything
-    that is not what the strategy asked. notes: what was said aloud in the build.
+    that is not what the strategy asked, or is run otherwise than it is stored. notes: what was said
+    aloud in the build.
     """
 
     schema: int

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit.cli.options import json_option
-from edgekit.cli.output import guarded_stdout, say, say_json
+from edgekit.cli.output import guarded_stdout, remark, say, say_json
 from edgekit.cli.progress import listening
 from edgekit.cli.verb import Verb
 from edgekit.core.errors import BundleError, InputError
@@ -94,6 +94,8 @@ def run_command(  # noqa: PLR0913 -- one parameter for each option
         guarded_stdout(),
         edgekit.runtime.open(bundle, require=require, threads=threads, adapter=adapter) as session,
     ):
+        for note in session.notes:
+            remark("note", note)
         samples = list(raw_samples(inputs, texts, session.contract, is_batch=is_batch))
         if not samples:
             raise click.UsageError("give at least one INPUT, or --text")

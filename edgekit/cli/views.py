@@ -49,7 +49,7 @@ def build_view(result: BuildResult) -> Iterator[RenderableType]:
     yield standing_line(result.verdict)
     yield step_table(result.evidence.steps)
     yield skipped_steps(manifest.strategy)
-    yield bullets("Audit: not what the strategy asked", result.evidence.audit)
+    yield bullets("Audit: not as the strategy asked, or not run as stored", result.evidence.audit)
     yield bullets("Known weaknesses", manifest.anti_patterns)
     yield bullets("Notes", _notes(result))
     yield bullets("Cache", _stage_lines(result))

@@ -45,10 +45,13 @@ def bench(
     ``latency_against_ms`` and ``latency_ratio``, the bundle's time over the other one's.
     Raises: BundleError for a bundle that is not whole.
     """
+    reporter = Reporter(stage="bench", listener=listener)
     with ExitStack() as stack:
         started = time.perf_counter_ns()
         session = stack.enter_context(edgekit.runtime.open(bundle, threads=threads))
         open_ms = (time.perf_counter_ns() - started) / NANOSECONDS_PER_MS
+        for note in session.notes:
+            reporter.note(note)
         inputs, other, other_inputs = _golden_batch(verify_bundle(bundle)), session, None
         if against is not None:
             other = stack.enter_context(edgekit.runtime.open(against, threads=threads))
@@ -58,7 +61,7 @@ def bench(
             lambda: session.run(inputs),
             minimum=pairs,
             maximum=pairs,
-            reporter=Reporter(stage="bench", listener=listener),
+            reporter=reporter,
         )
         figures = latency_figures(times, threads=threads, batch=len(next(iter(inputs.values()))))
         return BenchResult(

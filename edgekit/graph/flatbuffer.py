@@ -7,11 +7,14 @@ Source: flatbuffers.dev, "FlatBuffer Internals" (tables, vtables, vectors, strin
 
 import struct
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgekit.core.errors import InputError
-from edgekit.graph.model import Array
+
+if TYPE_CHECKING:
+    from edgekit.graph.model import Array
 
 _FREE_VISITS = 50_000
 _VISITS_PER_BYTE = 1
@@ -154,7 +157,7 @@ class Table:
             for item in range(count):
                 yield self._buffer.table(self._buffer.follow(start + 4 * item))
 
-    def array(self, field: int, dtype: str) -> Array | None:
+    def array(self, field: int, dtype: str) -> "Array | None":
         """A vector of scalars, seen in place; None where it is absent."""
         place = self.place(field)
         if not place:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -219,11 +220,18 @@ def decode_float8(content: memoryview, dtype: str) -> Array:
 
 def unpack_bits(content: memoryview, dtype: str, elements: int) -> Array:
     """4-bit or 2-bit values, lowest bits first in each byte, as int8 or uint8."""
+    table = _values_of_bytes(dtype)
+    # All values of a byte are taken as one number: weights of megabytes are read in one pass.
+    groups = table.view(f"u{table.shape[1]}").reshape(-1)
+    return groups[np.frombuffer(content, np.uint8)].view(table.dtype)[:elements]
+
+
+@cache
+def _values_of_bytes(dtype: str) -> Array:
+    """For each byte the values that it holds. Shapes: (256, values of a byte)."""
     width = BITS[dtype]
-    packed = np.frombuffer(content, np.uint8)
     shifts = np.arange(0, 8, width, dtype=np.uint8)
-    mask = np.uint8(2**width - 1)
-    values = ((packed[:, None] >> shifts) & mask).reshape(-1)[:elements]
+    values = (np.arange(256, dtype=np.uint8)[:, None] >> shifts) & np.uint8(2**width - 1)
     if dtype.startswith("u"):
         return values
     sign = np.uint8(1 << (width - 1))

@@ -7,6 +7,7 @@ from edgekit.graph.weights import WeightLayer
 from edgekit.measure.audit_finding import Finding, finding_of
 from edgekit.measure.audit_match import Pair
 from edgekit.measure.audit_subject import COMPUTED_AS_FLOATS, Subject
+from edgekit.runtime.litert_widen import four_bit_convolutions
 
 _FLOAT_COMPUTE = "float activations"
 _WIDE_ACTIVATIONS = 16
@@ -16,6 +17,7 @@ COMPUTE_KINDS = ("float compute", "activations")
 def compute_findings(subject: Subject) -> Iterator[Finding]:
     """What is stored for its bytes alone, and what computes otherwise than asked."""
     yield from _stored_alone(subject)
+    yield from _widened_to_run(subject)
     yield from _compute(subject)
 
 
@@ -68,6 +70,31 @@ def _stored_alone(subject: Subject) -> Iterator[Finding]:
         message=(
             f"{count} stored as {formats} ({share:.1%} of all), widened to float32 {how} and "
             "computed with as such: they win bytes of the file and no speed"
+        ),
+        severity="note",
+    )
+
+
+def _widened_to_run(subject: Subject) -> Iterator[Finding]:
+    """One note for the convolutions of a .tflite that a session runs in more bits than stored."""
+    if subject.graph.format != "tflite":
+        return
+    widened = four_bit_convolutions(subject.graph).widened
+    layers = [pair.layer for pair in subject.distinct if pair.layer.key in widened]
+    if not layers:
+        return
+    share = sum(subject.share(layer) for layer in layers)
+    count = f"{len(layers)} convolutions" if len(layers) > 1 else "1 convolution"
+    yield Finding(
+        kind="widened to run",
+        layer=", ".join(dict.fromkeys(subject.path(layer) for layer in layers)),
+        wanted="int4 weights",
+        found="int4 weights, int8 compute",
+        share=share,
+        message=(
+            f"{count} with int4 weights ({share:.1%} of all): edgekit's runtime widens them to "
+            "int8 when it opens the model, and runs INT8's kernels in INT8's memory and the file's "
+            "beside it; LiteRT alone unpacks them at every run, and takes several times as long"
         ),
         severity="note",
     )

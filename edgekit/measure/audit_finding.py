@@ -14,10 +14,10 @@ class Finding:
     """One thing that is not as asked.
 
     kind: "nothing changed", "no weights", "missing", "wider than asked", "narrower than asked",
-    "otherwise than asked", "stored alone", "float compute", "activations", "bad scale",
-    "wrong values", "kept at 8 bits". layer: module path, or the tensor's name. share: of all weight
-    elements, 0..1. severity: "fatal" fails the audit, "counted" does so past the tolerance, "note"
-    never does.
+    "otherwise than asked", "stored alone", "widened to run", "float compute", "activations",
+    "bad scale", "wrong values", "kept at 8 bits". layer: module path, or the tensor's name. share:
+    of all weight elements, 0..1. severity: "fatal" fails the audit, "counted" does so past the
+    tolerance, "note" never does.
     """
 
     kind: str

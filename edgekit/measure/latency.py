@@ -68,6 +68,8 @@ def measure(request: StageRequest, out: Path, reporter: Reporter) -> Mapping[str
             request.folder("artifact"), settings["artifact"], contract, threads=threads
         ) as candidate,
     ):
+        for note in candidate.notes:
+            reporter.note(note)
         arrays = _first_batch(request.folder("data"), reference, candidate)
         pairs = interleave(
             lambda: reference.run(arrays),

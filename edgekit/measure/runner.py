@@ -15,7 +15,7 @@ from edgekit.core.artifact import Artifact, Binding
 from edgekit.core.codec import from_plain
 from edgekit.core.contract import Contract
 from edgekit.core.errors import SessionError
-from edgekit.runtime.engine import Engine, EngineTensor
+from edgekit.runtime.engine import Engine, EngineTensor, engine_notes
 from edgekit.runtime.engines import load_engine
 from edgekit.runtime.ports import InputPort, OutputPort
 
@@ -61,6 +61,11 @@ class Runner:
 
     def __exit__(self, *_: object) -> None:
         self._engine.close()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the engine runs otherwise than it should."""
+        return engine_notes(self._engine)
 
     @property
     def batch(self) -> int:

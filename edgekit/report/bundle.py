@@ -30,7 +30,7 @@ def bundle_view(manifest: Manifest, evidence: Evidence) -> Iterator[RenderableTy
     yield Text()
     yield figure_table(evidence.figures, title="Figures")
     yield step_table(evidence.steps)
-    yield bullets("Audit: not what the strategy asked", evidence.audit)
+    yield bullets("Audit: not as the strategy asked, or not run as stored", evidence.audit)
     yield bullets("Notes", evidence.notes)
     yield _host(evidence.host, evidence.created)
     yield from _origin(manifest)

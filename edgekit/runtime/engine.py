@@ -26,7 +26,10 @@ class EngineTensor:
 
 
 class Engine(Protocol):
-    """A loaded artifact. Not safe for several threads: the session holds the lock."""
+    """A loaded artifact. Not safe for several threads: the session holds the lock.
+
+    An engine may have ``notes``, a tuple of texts: what it runs otherwise than it should.
+    """
 
     inputs: tuple[EngineTensor, ...]
     outputs: tuple[EngineTensor, ...]
@@ -42,3 +45,9 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Give the memory back."""
+
+
+def engine_notes(engine: Engine) -> tuple[str, ...]:
+    """What an engine says of how it runs its model; most say nothing."""
+    notes: tuple[str, ...] = getattr(engine, "notes", ())
+    return notes

@@ -8,7 +8,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from edgekit.core.errors import MissingDependencyError, SessionError
+from edgekit.core.errors import InputError, MissingDependencyError, SessionError
+from edgekit.graph.tflite_peek import holds_dtype
 from edgekit.runtime.engine import Array, EngineTensor
 
 try:
@@ -30,11 +31,14 @@ class LiteRtEngine:
 
     ``reference`` runs the reference kernels instead: slow, and what golden values are made with.
     ``keeps_inner`` keeps every tensor for ``inner``, with LiteRT's own optimized kernels: XNNPACK
-    keeps none.
+    keeps none. Both run the file as it is, and get the same integers; otherwise 4-bit weights of
+    convolutions become 8-bit ones in memory, for XNNPACK (``litert_widen``). notes: where they do
+    not, and why.
     """
 
     inputs: tuple[EngineTensor, ...]
     outputs: tuple[EngineTensor, ...]
+    notes: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -44,10 +48,12 @@ class LiteRtEngine:
         reference: bool = False,
         keeps_inner: bool = False,
     ) -> None:
-        """Load exactly these bytes.
+        """Load exactly these bytes, 4-bit convolutions widened.
 
         Raises: SessionError when the native parser refuses them.
         """
+        if not (reference or keeps_inner):
+            model, self.notes = _widened(model)
         resolver = OpResolverType.BUILTIN_REF if reference else OpResolverType.AUTO
         if keeps_inner and not reference:
             resolver = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
@@ -114,6 +120,20 @@ class LiteRtEngine:
     def close(self) -> None:
         """Give the memory back."""
         self._interpreter = None
+
+
+def _widened(model: bytes) -> tuple[bytes, tuple[str, ...]]:
+    """What the interpreter is to run, and notes on what could not be widened."""
+    try:
+        if not holds_dtype(model, "int4"):
+            return model, ()
+    except InputError as fault:
+        return model, (f"the model was not searched for convolutions of 4 bits: {fault}",)
+    # Imported here: a reader of whole graphs is one more import of every start, and few need it.
+    from edgekit.runtime.litert_widen import widen_convolutions  # noqa: PLC0415
+
+    widened = widen_convolutions(model)
+    return widened.model, widened.notes
 
 
 def _describe(details: dict[str, Any]) -> EngineTensor:

@@ -12,7 +12,7 @@ from edgekit.core.codec import nearest
 from edgekit.core.contract import NO_ADAPTER, Contract, InputContract, Text
 from edgekit.core.errors import InputError, SessionError
 from edgekit.data.preprocess import prepare
-from edgekit.runtime.engine import Array, Engine, EngineTensor
+from edgekit.runtime.engine import Array, Engine, EngineTensor, engine_notes
 from edgekit.runtime.engines import open_engine
 from edgekit.runtime.ports import InputPort, OutputPort
 from edgekit.runtime.requirements import check_minimum_versions
@@ -60,6 +60,7 @@ class TensorSession:
         self._engine: Engine | None = open_engine(
             artifact.runtime, bundle.read(artifact.entry), threads=threads
         )
+        self._notes = engine_notes(self._engine)
         self._rows_per_call = artifact.batch
         inputs, self._outputs = _tie(self._component, self._engine)
         self._adapters = _adapter_port(inputs, self.contract, bundle)
@@ -90,6 +91,11 @@ class TensorSession:
     def bundle_id(self) -> str:
         """sha256 of the manifest."""
         return self._bundle.bundle_id
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What runs otherwise than it should: 4-bit weights that could not be widened."""
+        return self._notes
 
     @property
     def adapters(self) -> tuple[str, ...]:

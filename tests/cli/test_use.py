@@ -11,6 +11,7 @@ from PIL import Image as Picture
 from edgekit.cli.use import raw_samples
 from edgekit.core.contract import Contract, InputContract, Tensor, Text
 from tests.cli.conftest import BIAS, LABELS, WEIGHTS, seal_picture_bundle
+from tests.runtime.four_bits import SHAPE, seal_kept_weight
 from tests.runtime.test_adapters import make as make_sum_bundle
 
 
@@ -183,3 +184,15 @@ def test_bench_prints_a_table(picture_bundle, command):
     found = command("bench", picture_bundle, "--pairs", "10")
     assert found.code == 0
     assert "latency_ms" in found.out
+
+
+def test_run_and_bench_say_on_stderr_what_runs_slower_than_it_should(tmp_path, command):
+    bundle = seal_kept_weight(tmp_path / "kept.edgekit")
+    np.save(tmp_path / "x.npy", np.zeros(SHAPE, np.float32))
+    for words in (("run", bundle, tmp_path / "x.npy"), ("bench", bundle, "--pairs", "10")):
+        found = command(*words, "--json")
+        assert found.code == 0
+        json.loads(found.out)
+        assert "note: 1 of 3 weights of convolutions stay in 4 bits" in found.err.replace(
+            "note: bench: ", "note: "
+        )

@@ -95,8 +95,10 @@ def test_int4_with_integer_activations_names_the_depthwise_layer_and_is_accepted
     )
     report = audit_recipe("conv", "tflite", "static4", settings)
     assert report.is_accepted
-    assert [(item.kind, item.severity) for item in report.findings] == [("kept at 8 bits", "note")]
-    assert "depthwise" in report.findings[0].layer
+    kept, widened = report.findings
+    assert (kept.kind, kept.severity) == ("kept at 8 bits", "note")
+    assert "depthwise" in kept.layer
+    assert (widened.kind, widened.severity) == ("widened to run", "note")
     assert figure(report, "weights_as_asked_share") == pytest.approx(1 - DEPTHWISE / ALL)
 
 
@@ -520,3 +522,20 @@ def test_an_lstm_that_could_have_run_in_integers_is_a_fallback():
     report = audit(cell("LSTM", 4, False), cell("LSTM", 4, True), DYNAMIC8)
     assert not report.is_accepted
     assert kinds(report, "counted") == {"float compute"}
+
+
+def test_four_bit_convolutions_are_said_to_run_in_eight():
+    report = audit_recipe("conv", "tflite", "static4", STATIC4, tolerance=1.0)
+    (found,) = [item for item in report.findings if item.kind == "widened to run"]
+    assert found.severity == "note"
+    assert found.share == pytest.approx((STEM + POINTWISE) / ALL)
+    assert found.message.startswith("2 convolutions with int4 weights")
+    assert figure(report, "compute_integer_share") == 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "settings"), [("conv", "static8", STATIC8), ("text", "dynamic4", DYNAMIC4)]
+)
+def test_other_layers_are_not_said_to_run_in_more_bits_than_stored(name, recipe, settings):
+    report = audit_recipe(name, "tflite", recipe, settings)
+    assert "widened to run" not in kinds(report, "note", "counted", "fatal")

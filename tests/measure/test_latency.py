@@ -1,15 +1,20 @@
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from edgekit.core.artifact import Binding
 from edgekit.core.codec import from_plain
 from edgekit.core.errors import WorkloadError
 from edgekit.core.figure import Figure
 from edgekit.core.progress import Reporter
 from edgekit.core.stage import StageRequest
+from edgekit.data.dataset import DatasetWriter
 from edgekit.measure import latency
 from edgekit.measure.latency import Pairs, interleave, is_decided, latency_figures, look_schedule
+from tests.graph import artifacts as conv_artifacts
+from tests.runtime import four_bits
 
 from . import artifacts
 
@@ -184,3 +189,35 @@ def test_artifacts_of_other_batches_cannot_be_compared(tmp_path):
     )
     with pytest.raises(WorkloadError, match="takes 1 samples at once and the compressed one 2"):
         latency.measure(request, tmp_path, Reporter(stage="latency"))
+
+
+def test_the_stage_says_what_runs_slower_than_it_should(tmp_path, quick):
+    contents = {
+        "float": conv_artifacts.float_tflite("conv"),
+        "artifact": four_bits.with_a_kept_weight(),
+    }
+    for folder, content in contents.items():
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "model.tflite").write_bytes(content)
+    given, got = Binding(name="image", position=0), Binding(name="scores", position=0)
+    artifact = replace(
+        artifacts.artifact("model.tflite", "litert", 1), inputs=(given,), outputs=(got,)
+    )
+    with DatasetWriter(tmp_path / "data") as writer:
+        writer.append({"image": conv_artifacts.images(1)[0]})
+    request = StageRequest(
+        name="latency",
+        handler="edgekit.measure.latency:measure",
+        settings={
+            "float_artifact": artifacts.plain(artifact),
+            "artifact": artifacts.plain(artifact),
+            "contract": artifacts.plain(four_bits.contract()),
+            "minimum_pairs": 10,
+            "maximum_pairs": 10,
+        },
+        inputs={name: str(tmp_path / name) for name in (*contents, "data")},
+    )
+    events = []
+    latency.measure(request, tmp_path, Reporter(stage="latency", listener=events.append))
+    (note,) = [item.message for item in events if item.kind == "note"]
+    assert note.startswith("1 of 3 weights of convolutions stay in 4 bits")

@@ -27,7 +27,8 @@ def test_importing_the_runtime_imports_numpy_at_most_and_nothing_heavy(module):
 
 
 SLOW = ("importlib.metadata", "email", "urllib", "pathlib", "zipfile", "difflib", "tempfile",
-        "edgekit.core.strategy", "edgekit.evaluate", "edgekit.runtime.golden")  # fmt: skip
+        "edgekit.core.strategy", "edgekit.evaluate", "edgekit.runtime.golden",
+        "edgekit.graph.model", "edgekit.runtime.litert_widen")  # fmt: skip
 
 
 @pytest.mark.parametrize(
