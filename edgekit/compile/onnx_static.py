@@ -1,6 +1,6 @@
 """Static integers: ranges of activations from calibration, then QDQ by ONNX Runtime's quantizer."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,12 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from edgekit.compile.calibration import Calibrated, Range, centred
+from edgekit.compile.onnx_biases import keep_biases_float
 from edgekit.compile.onnx_gemms import join_biases
 from edgekit.compile.onnx_grid import has_zero_channel, int4_scales, int8_scales
 from edgekit.compile.onnx_islands import PRODUCTS
 from edgekit.compile.onnx_layers import Layer
-from edgekit.compile.onnx_model import (
-    array_of,
-    explained,
-    initializers,
-    name_nodes,
-    open_session,
-    replace_nodes,
-    used_names,
-)
+from edgekit.compile.onnx_model import array_of, explained, initializers, name_nodes, open_session
 from edgekit.compile.onnx_ranges import Samples, calibrate, save_ranges
 from edgekit.compile.onnx_trained import has_loose_activations
 from edgekit.core.strategy import Quantize
@@ -134,39 +127,8 @@ def quantize(
             },
         )
     made = onnx.load_model(result)
-    _keep_biases_float(made, model, {layer.node for layer in plan.int8})
+    keep_biases_float(made, model, {layer.node for layer in plan.int8})
     return made, found
-
-
-def _keep_biases_float(
-    made: onnx.ModelProto, model: onnx.ModelProto, layers: Collection[str]
-) -> None:
-    """Give these convolutions the bias that they had in the float model.
-
-    A session rounds it to the same integers when it loads the file (1.31.1), which then holds no
-    scale and no zero point for each value. It does not for the Gemm before a Reshape, nor where
-    weights have 4 bits.
-    """
-    biases = {node.name: node.input[2] for node in model.graph.node if len(node.input) > 2}
-    floats, there = initializers(model), set(initializers(made))
-    decoded = set[str]()
-    for node in made.graph.node:
-        bias = biases.get(node.name) if node.op_type == "Conv" and node.name in layers else None
-        if bias in floats and len(node.input) > 2 and node.input[2] != bias:
-            decoded.add(node.input[2])
-            node.input[2] = bias
-            if bias not in there:
-                there.add(bias)
-                made.graph.initializer.append(floats[bias])
-    read = used_names(made.graph)
-    replace_nodes(
-        made,
-        [
-            node
-            for node in made.graph.node
-            if not decoded.intersection(node.output) or read.intersection(node.output)
-        ],
-    )
 
 
 def _activation_type(settings: Quantize) -> QuantType:
