@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.compile.strip import strip_bytes
+from edgekit.runtime.litert_widen import widen_convolutions
 
 Arrays = Mapping[str, NDArray[Any]]
 Run = Callable[[list[NDArray[Any]]], NDArray[Any]]
@@ -37,9 +38,15 @@ class Change:
     count: int
 
 
-def opened(path: Path) -> Run:
-    """A function from one sample's inputs, in order, to the first output."""
-    return _onnx(path) if path.suffix in (".onnx", ".ort") else _litert(path)
+def opened(path: Path, *, is_wrapped: bool = False) -> Run:
+    """A function from one sample's inputs, in order, to the first output.
+
+    is_wrapped: as edgekit's wrapper opens it on a device, which widens 4-bit convolutions.
+    """
+    if path.suffix in (".onnx", ".ort"):
+        return _onnx(path)
+    model = path.read_bytes()
+    return _litert(widen_convolutions(model).model if is_wrapped else model)
 
 
 def _onnx(path: Path) -> Run:
@@ -56,10 +63,10 @@ def _onnx(path: Path) -> Run:
     return run
 
 
-def _litert(path: Path) -> Run:
+def _litert(model: bytes) -> Run:
     from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415
 
-    interpreter = Interpreter(str(path), num_threads=1)
+    interpreter = Interpreter(model_content=model, num_threads=1)
     interpreter.allocate_tensors()
     inputs, output = interpreter.get_input_details(), interpreter.get_output_details()[0]
     inputs.sort(key=lambda item: item["name"])
@@ -88,9 +95,9 @@ def _from_output(item: Mapping, value: NDArray[Any]) -> NDArray[Any]:
     return ((value.astype(np.float64) - zero) * scale).astype(np.float32)
 
 
-def outputs(path: Path, inputs: Arrays) -> NDArray[Any]:
+def outputs(path: Path, inputs: Arrays, *, is_wrapped: bool = False) -> NDArray[Any]:
     """The first output for every sample."""
-    run = opened(path)
+    run = opened(path, is_wrapped=is_wrapped)
     count = len(next(iter(inputs.values())))
     rows = [run([rows[at : at + 1] for rows in inputs.values()]) for at in range(count)]
     return np.concatenate(rows)
@@ -113,10 +120,12 @@ def cosines(found: NDArray[Any], floats: NDArray[Any]) -> NDArray[Any]:
     return (ours * theirs).sum(1) / np.maximum(norms, 1e-30)
 
 
-def speed_ups(path: Path, floats: Path, inputs: Arrays) -> tuple[float, float]:
+def speed_ups(
+    path: Path, floats: Path, inputs: Arrays, *, is_wrapped: bool = False
+) -> tuple[float, float]:
     """How often as fast as float, by the least and by the median time; both run in turns."""
     sample = [rows[:1] for rows in inputs.values()]
-    runs, times = (opened(floats), opened(path)), ([], [])
+    runs, times = (opened(floats), opened(path, is_wrapped=is_wrapped)), ([], [])
     for _ in range(ROUNDS):
         for run, found in zip(runs, times, strict=True):
             run(sample)

@@ -122,10 +122,10 @@ def _made(row: Row, ready: Ready, folder: Path) -> Path:
 def _judged(row: Row, ready: Ready, artifact: Path) -> Record:
     """Every figure of one artifact."""
     source = ready.floats[row.target]
-    score = SUBJECTS[row.subject].score
+    score, is_wrapped = SUBJECTS[row.subject].score, row.tool == "edgekit"
     record: Record = {}
     for name, (inputs, labels) in ready.sets.items():
-        found, place = outputs(artifact, inputs), _place(row.name, name)
+        found, place = outputs(artifact, inputs, is_wrapped=is_wrapped), _place(row.name, name)
         place.parent.mkdir(parents=True, exist_ok=True)
         np.save(place, found)
         if row.baseline:
@@ -141,7 +141,7 @@ def _judged(row: Row, ready: Ready, artifact: Path) -> Record:
             record[name] = {"cosine": float(values.mean()), "least": float(values.min())}
     (written, stripped), (_, float_bytes) = sizes(artifact), sizes(source)
     first = next(iter(ready.sets.values()))[0]
-    least, median = speed_ups(artifact, source, first)
+    least, median = speed_ups(artifact, source, first, is_wrapped=is_wrapped)
     return record | {
         "bytes": written,
         "stripped_bytes": stripped,
