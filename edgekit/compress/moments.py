@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgekit.compress.bench import Bench
@@ -122,12 +124,30 @@ def channel_rows(layer: nn.Module, value: Tensor) -> Tensor:
     return value.reshape(-1, value.shape[-1])
 
 
-def input_batches(bench: Bench, batches: int = 0) -> Iterator[dict[str, Tensor]]:
-    """Calibration inputs on the device of the bench; ``batches`` at most, 0 for all."""
+def input_batches(
+    bench: Bench, batches: int = 0, *, half: int | None = None
+) -> Iterator[dict[str, Tensor]]:
+    """Calibration inputs on the device of the bench; ``batches`` at most, 0 for all.
+
+    half: of every two samples the first (0) or the second (1) alone; None for both.
+    """
     names = [item.name for item in bench.contract.inputs]
     rows = bench.calibration.batches(BATCH_SAMPLES, names)
-    for values in islice(rows, batches or None):
-        yield {name: torch.from_numpy(value).to(bench.device) for name, value in values.items()}
+    for number, values in enumerate(islice(rows, batches or None)):
+        chosen = _of_half(values, number * BATCH_SAMPLES, bench.calibration.repeats, half)
+        if len(next(iter(chosen.values()))):
+            yield {name: torch.from_numpy(value).to(bench.device) for name, value in chosen.items()}
+
+
+def _of_half(
+    values: dict[str, NDArray[Any]], start: int, repeats: int, half: int | None
+) -> dict[str, NDArray[Any]]:
+    """The rows of a batch that are in a half. repeats: rows in a row of one sample."""
+    if half is None:
+        return values
+    count = len(next(iter(values.values())))
+    is_in = (start + np.arange(count)) // repeats % 2 == half
+    return {name: value[is_in] for name, value in values.items()}
 
 
 class _Meter:

@@ -85,7 +85,7 @@ def compare_layers(
     Raises: SessionError where an engine refuses a model or a sample; InputError where nothing can
     be compared.
     """
-    sums = [LayerSums() for _ in points.found]
+    sums = [LayerSums(has_channels=item.has_one_scale_for_channels) for item in points.found]
     outputs = {item.name: LayerSums() for item in contract.outputs}
     differences: dict[str, float] = {}
     faults: set[int] = set()

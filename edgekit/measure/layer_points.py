@@ -22,6 +22,7 @@ from edgekit.measure.layer_links import (
 )
 from edgekit.measure.layer_structure import after_bias, after_scaling, match_structure
 
+_GIVES_INTEGERS = "FULLY_CONNECTED"
 _RESHAPES = ("Reshape", "RESHAPE")
 # What a value may pass on its way from an operator to the tensor with the float operator's name.
 _PASSED = (*CONVERSIONS, "Mul", "Add", "Relu", "Clip", *_RESHAPES)
@@ -45,6 +46,12 @@ class Point:
     quantization: TensorQuantization | None = None
     sources: tuple[int, ...] = ()
     path: tuple[int, ...] = ()
+
+    @property
+    def has_one_scale_for_channels(self) -> bool:
+        """Whether a linear layer gives integers itself, as LiteRT's do; ONNX's give floats."""
+        is_linear = any(item.kind == "linear" for item in self.layers)
+        return is_linear and self.operator.name == _GIVES_INTEGERS and self.quantization is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -10,13 +10,57 @@ from edgekit.graph.model import Array, TensorQuantization
 
 
 @dataclass(slots=True)
+class ChannelSums:
+    """What one scale for all channels costs each. Shapes: all (channels,); channels come last.
+
+    signal: sum of squares of the float values. lost: of what the scale makes of them, less them.
+    largest: of their sizes.
+    """
+
+    signal: Array
+    lost: Array
+    largest: Array
+
+    @classmethod
+    def of_none(cls, channels: int) -> "ChannelSums":
+        """Before the first sample."""
+        return cls(*(np.zeros(channels) for _ in range(3)))
+
+    def add_(self, wanted: Array, dtype: np.dtype[Any], quantization: TensorQuantization) -> None:
+        """One sample of float values. Shapes: (..., channels)."""
+        rows = wanted.reshape(-1, wanted.shape[-1]).astype(np.float64)
+        rows = np.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0)
+        step, low, high = real_range(dtype, quantization)
+        held = np.rint(rows.clip(low, high) / step) * step
+        self.signal += np.square(rows).sum(axis=0)
+        self.lost += np.square(held - rows).sum(axis=0)
+        self.largest = np.maximum(self.largest, np.abs(rows).max(axis=0, initial=0.0))
+
+    @property
+    def unevenness(self) -> float:
+        """The largest channel over the median one of those that are not always zero; 1 of none."""
+        used = self.largest[self.largest > 0]
+        return float(used.max() / np.median(used)) if used.size else 1.0
+
+    @property
+    def noise_ratio(self) -> float:
+        """What the scale costs a channel as a share of its own power, mean of the channels."""
+        is_used = self.signal > 0
+        return float(np.mean(self.lost[is_used] / self.signal[is_used])) if is_used.any() else 0.0
+
+
+@dataclass(slots=True)
 class LayerSums:
     """What one point adds up. All sums are of squares or counts, over every sample so far.
 
     clipping, rounding: of the error that the float values get from the artifact's scale alone.
     small: float values that are not 0 and less than half a step. largest: of the float values'
-    sizes. dtype: of the integers, None where the artifact has floats.
+    sizes. dtype: of the integers, None where the artifact has floats. has_channels: the last axis
+    holds channels, of which ``channels`` tells.
     """
+
+    has_channels: bool = False
+    channels: ChannelSums | None = None
 
     signal: float = 0.0
     noise: float = 0.0
@@ -57,6 +101,16 @@ class LayerSums:
         self.largest = max(self.largest, float(np.abs(floats).max(initial=0.0)))
         if quantization is not None:
             self._add_range_(floats, held, quantization)
+            self._add_channels_(wanted, stored.dtype, quantization)
+
+    def _add_channels_(
+        self, wanted: Array, dtype: np.dtype[Any], quantization: TensorQuantization
+    ) -> None:
+        if not (self.has_channels and wanted.ndim):
+            return
+        if self.channels is None:
+            self.channels = ChannelSums.of_none(wanted.shape[-1])
+        self.channels.add_(wanted, dtype, quantization)
 
     def _add_range_(self, floats: Array, held: Array, quantization: TensorQuantization) -> None:
         step, low, high = real_range(held.dtype, quantization)

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgekit.core.debugging import GOOD_DB, LayerError, Mend, noise_ratio
+from edgekit.core.debugging import GOOD_DB, LayerError, Mend, decibels, noise_ratio
+from edgekit.core.steps.spread import Spread
 from edgekit.measure.debug import Compared, Comparison
+from edgekit.measure.layer_links import TO_INTEGERS
 from edgekit.measure.layer_sums import real_range
 
 # A cause counts from so much of the error that the operator adds; where none does, the largest one
@@ -91,6 +93,37 @@ class Mender:
         for source in self._sources(layer):
             if _has_vanished(source):
                 yield float("inf"), self._vanished(source)
+        if uneven := self._uneven(layer):
+            yield _channel_noise(uneven[0]), self._spread(uneven)
+
+    def _uneven(self, layer: Compared) -> list[Compared]:
+        """Linear layers whose channels lie far apart before floats, up to this one; worst first."""
+        found, places = [], {layer.place}
+        for item in sorted(self.layers, key=lambda one: -one.place):
+            if item.place in places:
+                places |= set(item.point.sources)
+                channels = item.sums.channels
+                is_apart = channels is not None and channels.unevenness > Spread().limit
+                if is_apart and self._is_read_as_floats(item):
+                    found.append(item)
+        return sorted(found, key=_channel_noise, reverse=True)
+
+    def _is_read_as_floats(self, layer: Compared) -> bool:
+        readers = [item.point for item in self.layers if layer.place in item.point.sources]
+        return any(
+            item.quantization is None or item.operator.name in TO_INTEGERS for item in readers
+        )
+
+    def _spread(self, uneven: Sequence[Compared]) -> Mend:
+        worst, channels = uneven[0].error, uneven[0].sums.channels
+        apart = 1.0 if channels is None else channels.unevenness
+        more = f" (and of {len(uneven) - 1} more)" if len(uneven) > 1 else ""
+        return Mend(
+            evidence=f"the output channels of {worst.operator} '{worst.layer}'{more} lie "
+            f"{apart:.0f} times apart, the largest over the median one, and one scale for all "
+            f"leaves {decibels(_channel_noise(uneven[0]), 1.0):.1f} dB of each on average",
+            remedy="the step 'spread', the last on the model before quantize",
+        )
 
     def _sources(self, layer: Compared) -> list[Compared]:
         return [item for item in self.layers if item.place in layer.point.sources]
@@ -185,6 +218,10 @@ class Mender:
         if quantization is None or layer.sums.dtype is None:
             return 0.0, 0.0, 0.0
         return real_range(layer.sums.dtype, quantization)
+
+
+def _channel_noise(layer: Compared) -> float:
+    return 0.0 if layer.sums.channels is None else layer.sums.channels.noise_ratio
 
 
 def _has_vanished(source: Compared) -> bool:

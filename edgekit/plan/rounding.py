@@ -19,6 +19,8 @@ _SHARED = (
 # What these train rounded goes to the quantize step with its ranges; what comes of other steps has
 # been changed since, or is one of several trainings.
 _HANDS_OVER = ("train", "distil")
+# Of the activations that a training can see rounded.
+_SEEN_BITS = 8
 
 
 def with_rounding(planned: Sequence[PlannedStep], where: str) -> tuple[PlannedStep, ...]:
@@ -73,14 +75,17 @@ def _resolved(step: PlannedStep, quantize: PlannedStep | None, where: str) -> Pl
     is_static = any(table["activations"] == "static" for table in _roundings(settings))
     what = "weights and activations" if is_static else "weights"
     reason = f"{step.reason}; {what} are seen as {precision} will hold them"
+    bits = quantize.settings.get("activation_bits", _SEEN_BITS)
+    if bits != _SEEN_BITS and step.name in _HANDS_OVER:
+        reason += f", activations as floats: training rounds to {_SEEN_BITS} bits, not to {bits}"
     return replace(step, reason=reason, settings=settings)
 
 
 def _activations(step: PlannedStep, quantize: PlannedStep, at: str) -> str:
     """What "auto" activations are: those of the quantize step, where they can be handed to it."""
     asked = {table["activations"] for table in _roundings(step.settings)}
-    bits = quantize.settings.get("activation_bits", 8)
-    stored = quantize.settings["activations"] if bits == 8 else f"of {bits} bits"
+    bits = quantize.settings.get("activation_bits", _SEEN_BITS)
+    stored = quantize.settings["activations"] if bits == _SEEN_BITS else f"of {bits} bits"
     if "static" in asked and stored != "static":
         raise StepError(
             f'{at}: activations are "static", 8 bits of one range, and those of the quantize step '

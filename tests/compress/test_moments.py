@@ -1,13 +1,16 @@
 """Moments against sums over the activations themselves."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from edgekit.compress.moments import channel_rows, in_groups, observe
+from edgekit.compress.moments import BATCH_SAMPLES, channel_rows, in_groups, input_batches, observe
 from edgekit.core.errors import StepError
-from edgekit.data.dataset import Dataset
-from tests.compress.benches import bench_of, cnn_bench, seeded, transformer_bench
+from edgekit.data.dataset import Dataset, add_choices
+from tests.compress.benches import bench_of, cnn_bench, seeded, transformer_bench, write
 
 BOTH = frozenset({"inputs", "outputs"})
 
@@ -111,3 +114,33 @@ def test_groups_fit_into_the_limit_and_a_large_layer_goes_alone():
 def test_a_sample_without_a_batch_axis_has_the_same_rows():
     layer, image = nn.Conv2d(3, 4, 3), torch.randn(3, 5, 6)
     assert torch.equal(channel_rows(layer, image), channel_rows(layer, image[None]))
+
+
+def test_halves_are_every_second_sample_and_together_all(digits, checkpoints):
+    bench = cnn_bench(digits, checkpoints)
+    images = all_inputs(digits.calibration)
+    assert len(images) > BATCH_SAMPLES
+    for half in (0, 1):
+        found = torch.cat([item["image"] for item in input_batches(bench, half=half)])
+        assert torch.equal(found, images[half::2])
+
+
+def test_a_half_without_a_sample_has_no_batch(digits, checkpoints, tmp_path):
+    one = write([(np.zeros((8, 8), np.uint8), 0)], tmp_path / "one")
+    bench = cnn_bench(replace(digits, calibration=one), checkpoints)
+    assert [len(item["image"]) for item in input_batches(bench, half=0)] == [1]
+    assert list(input_batches(bench, half=1)) == []
+
+
+def test_a_sample_that_meets_every_choice_is_in_one_half_with_all_of_them(
+    digits, checkpoints, tmp_path
+):
+    samples = [(np.full((8, 8), shade, np.uint8), 0) for shade in range(4)]
+    write(samples, tmp_path / "met")
+    met = add_choices(tmp_path / "met", "adapter", np.arange(3, dtype=np.int64)[:, None])
+    bench = cnn_bench(replace(digits, calibration=met), checkpoints)
+    [batch] = input_batches(bench, half=1)
+    shades = batch["image"][:, 0, 0, 0]
+    assert len(shades) == 6
+    assert torch.equal(shades[:3], shades[:1].repeat(3))
+    assert shades.unique().numel() == 2

@@ -1,21 +1,17 @@
 """Outliers in a transformer's activations: smoothed for INT8, scaled for INT4, on both targets."""
 
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-import edgekit
 from tests.compress.benches import Layer
 from tests.compress.quantization.outliers import with_outliers
 from tests.flow import tiny
-from tests.flow.test_compressing import build, profile
+from tests.flow.outlier_builds import INT4, built, drop_of
 
 WIDTH, ROWS = 32, tiny.SHAPE[1]
-STATIC = 'precision = "int8", activations = "static"'
-INT4 = 'precision = "int4", activations = "none", keep_first_last_int8 = false'
 
 
 class Transformer(nn.Module):
@@ -62,37 +58,12 @@ def transformer():
     return outlying
 
 
-def device(folder, *steps, settings):
-    path = Path(profile(folder, *steps))
-    text = path.read_text()
-    path.write_text(text.replace('precision = "int8" }', f"{settings} }}"))
-    return str(path)
-
-
-def drop_of(result):
-    return {item.name: item for item in result.evidence.figures}["metric_drop"].value
-
-
-def built(builds, folder, target, *steps, settings):
-    folder.mkdir()
-    given = tiny.workload(
-        name="outliers",
-        model=transformer(),
-        outputs={"scores": edgekit.Output()},
-        calibration=[x for x, _ in tiny.samples(128, 1)],
-        evaluation=[x for x, _ in tiny.samples(200, 2)],
-        metric="cosine",
-    )
-    wide = {"metric_drop": 100.0, "latency_ratio": 1000.0}
-    path = device(folder, *steps, settings=settings)
-    return build(builds, path, given, target=target, effort="quick", limits=wide)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["litert", "onnx"])
 def test_static_integers_hold_what_was_smoothed(builds, tmp_path, target):
-    plain = built(builds, tmp_path / "plain", target, settings=STATIC)
-    smoothed = built(builds, tmp_path / "smooth", target, ("smooth", "{}"), settings=STATIC)
+    given = {"name": "outliers", "model": transformer()}
+    plain = built(builds, tmp_path / "plain", target, **given)
+    smoothed = built(builds, tmp_path / "smooth", target, ("smooth", "{}"), **given)
     print(target, "static", drop_of(plain), drop_of(smoothed))
     assert drop_of(smoothed) < 0.1 * drop_of(plain)
 
@@ -100,7 +71,8 @@ def test_static_integers_hold_what_was_smoothed(builds, tmp_path, target):
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["litert", "onnx"])
 def test_weights_behind_outliers_survive_4_bits(builds, tmp_path, target):
-    plain = built(builds, tmp_path / "plain", target, settings=INT4)
-    scaled = built(builds, tmp_path / "awq", target, ("awq", "{}"), settings=INT4)
+    given = {"name": "outliers", "model": transformer(), "quantize": INT4}
+    plain = built(builds, tmp_path / "plain", target, **given)
+    scaled = built(builds, tmp_path / "awq", target, ("awq", "{}"), **given)
     print(target, "int4", drop_of(plain), drop_of(scaled))
     assert drop_of(scaled) < 0.1 * drop_of(plain)

@@ -10,8 +10,7 @@ from torch.nn import functional
 import edgekit
 from tests.compress.benches import Attention
 from tests.flow import tiny
-from tests.flow.test_compressing import build
-from tests.flow.test_scaled_channels import STATIC, device, drop_of
+from tests.flow.outlier_builds import built, drop_of
 
 WIDTH, ROWS = 32, tiny.SHAPE[1]
 TIMES = 200.0
@@ -61,25 +60,21 @@ def model():
         return PostNorm().eval()
 
 
-def built(builds, folder, target, *steps):
-    folder.mkdir()
-    given = tiny.workload(
-        name="post-norm",
-        model=model(),
-        outputs={"scores": edgekit.Output()},
-        calibration=[x for x, _ in tiny.samples(128, 1)],
-        evaluation=[x for x, _ in tiny.samples(200, 2)],
-        metric="cosine",
-    )
-    wide = {"metric_drop": 100.0, "latency_ratio": 1000.0}
-    path = device(folder, *steps, settings=STATIC)
-    return build(builds, path, given, target=target, effort="quick", limits=wide)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("target", "at_most"), [("litert", 0.3), ("onnx", 1.2)])
 def test_one_scale_holds_what_was_spread(builds, tmp_path, target, at_most):
-    plain = built(builds, tmp_path / "plain", target)
-    spread = built(builds, tmp_path / "spread", target, ("spread", "{}"))
+    given = {"name": "post-norm", "model": model()}
+    plain = built(builds, tmp_path / "plain", target, **given)
+    spread = built(builds, tmp_path / "spread", target, ("spread", "{}"), **given)
     print(target, "static", drop_of(plain), drop_of(spread))
     assert drop_of(spread) < at_most * drop_of(plain)
+
+
+@pytest.mark.slow
+def test_debug_names_spread_and_has_nothing_to_say_after_it(builds, tmp_path):
+    given = {"name": "post-norm", "model": model()}
+    plain = edgekit.debug(built(builds, tmp_path / "plain", "litert", **given).bundle)
+    assert plain.wrong is not None
+    assert any("'spread'" in mend.remedy and "ffn_out'" in mend.evidence for mend in plain.mends)
+    spread = built(builds, tmp_path / "spread", "litert", ("spread", "{}"), **given)
+    assert edgekit.debug(spread.bundle).mends == ()

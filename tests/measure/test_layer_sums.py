@@ -89,3 +89,21 @@ def test_two_outputs_of_zeros_are_alike():
     sums = LayerSums()
     sums.add_(np.zeros(3), np.zeros(3), None)
     assert (sums.snr_db, sums.cosine, sums.noise_ratio) == (150.0, 1.0, 0.0)
+
+
+def test_what_one_scale_costs_each_channel_by_hand():
+    sums = LayerSums(has_channels=True)
+    for floats in ([[0.2, 8.0, 0.0], [-0.2, 1.5, 0.0]], [[0.4, -16.0, 0.0], [np.nan, 0.0, 0.0]]):
+        wanted = np.array(floats, np.float32)
+        sums.add_(wanted, np.zeros((2, 3), np.int8), scale_of(0.5, 0))
+    # 0.2 and -0.2 become 0, and 0.4 becomes 0.5; whole halves stay.
+    np.testing.assert_allclose(sums.channels.lost, [0.04 + 0.04 + 0.01, 0, 0], rtol=1e-5)
+    np.testing.assert_allclose(sums.channels.signal, [0.24, 64 + 2.25 + 256, 0], rtol=1e-5)
+    assert sums.channels.unevenness == pytest.approx(16 / np.median([0.4, 16]))
+    assert sums.channels.noise_ratio == pytest.approx(np.mean([0.09 / 0.24, 0]))
+
+
+def test_channels_are_not_added_up_where_nobody_asks():
+    sums = LayerSums()
+    sums.add_(np.ones((2, 3), np.float32), np.ones((2, 3), np.int8), scale_of(1.0, 0))
+    assert sums.channels is None

@@ -10,7 +10,7 @@ from edgekit.graph.model import Operator, TensorInfo, TensorQuantization
 from edgekit.graph.weights import WeightLayer
 from edgekit.measure.debug import Compared, Comparison
 from edgekit.measure.layer_points import Point
-from edgekit.measure.layer_sums import LayerSums
+from edgekit.measure.layer_sums import ChannelSums, LayerSums
 from edgekit.measure.layer_weights import WeightNoise
 from edgekit.measure.mending import Mender, find_wrong
 
@@ -119,6 +119,58 @@ def test_a_range_that_one_huge_value_sets_is_blamed_for_what_vanishes_in_it():
     evenly = layer(integers=10, small=5, small_signal=5 * 0.03**2, largest=12.7)
     [mend] = mends(evenly, reader, place=1)
     assert "attention mask" not in mend.remedy
+
+
+def uneven(place=0, *, times=50.0, lost=0.2, sources=(), **more):
+    """A linear layer with one output channel so many times larger than the others."""
+    largest = np.array([1.0, 1.0, 1.0, times])
+    channels = ChannelSums(
+        signal=largest**2, lost=lost * np.array([1.0, 1.0, 1.0, 1e-4]) * 4 / 3, largest=largest
+    )
+    given = layer(place, added=1e-4, weights=weights(1e-5), sources=sources, channels=channels)
+    return replace(given, **more)
+
+
+def reader(place, operator="QUANTIZE", *, sources):
+    """What goes wrong behind it."""
+    found = layer(place, added=0.1, integers=10, rounding=1e-5, sources=sources)
+    point = replace(found.point, operator=replace(OPERATOR, name=operator))
+    return replace(found, point=point)
+
+
+def test_channels_far_apart_before_floats_want_spread():
+    [mend] = mends(uneven(), reader(1, sources=(0,)), place=1)
+    assert mend.evidence == (
+        "the output channels of FULLY_CONNECTED 'blocks.0.up' lie 50 times apart, the largest over "
+        "the median one, and one scale for all leaves 7.0 dB of each on average"
+    )
+    assert mend.remedy == "the step 'spread', the last on the model before quantize"
+
+
+def test_spread_is_named_for_a_layer_further_up_the_worst_first():
+    layers = (
+        uneven(0, lost=0.1),
+        reader(1, sources=(0,)),
+        uneven(2, times=99.0, lost=0.3, sources=(1,)),
+        reader(3, sources=(2,)),
+    )
+    [mend] = mends(*layers, place=3)
+    assert "'blocks.0.up' (and of 1 more) lie 99 times apart" in mend.evidence
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (uneven(times=7.0), reader(1, sources=(0,))),
+        (uneven(lost=0.004), reader(1, sources=(0,))),
+        (uneven(), reader(1, "ADD", sources=(0,))),
+        (uneven(), reader(1, sources=())),
+        (layer(), reader(1, sources=(0,))),
+    ],
+    ids=["not far apart", "a small cause", "read as integers", "not upstream", "no channels"],
+)
+def test_spread_is_not_named_where_it_gains_nothing(layers):
+    assert not any("'spread'" in mend.remedy for mend in mends(*layers, place=1))
 
 
 @pytest.mark.parametrize(("activations", "word"), [("dynamic", "'smooth'"), ("static", "=float")])

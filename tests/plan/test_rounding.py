@@ -130,6 +130,19 @@ def test_static_activations_before_others_are_refused():
         plan(rounding(activations="static"), {"precision": "int8", "activations": "dynamic"})
 
 
+WIDE = {"precision": "int8", "activations": "static", "activation_bits": 16}
+
+
+def test_activations_of_16_bits_are_never_trained_as_8_and_the_reason_says_so():
+    step = plan(rounding(), WIDE)
+    assert step.reason.endswith(
+        "weights are seen as int8 will hold them, activations as floats: training rounds to 8 "
+        "bits, not to 16"
+    )
+    with pytest.raises(StepError, match=r'are "static", 8 bits of one range, .* are of 16 bits;'):
+        plan(rounding(activations="static"), WIDE)
+
+
 def plan_prune(**more):
     recover = {"epochs": 2, "rounding": {"precision": "auto", **more}}
     quantize = {"precision": "int8", "activations": "static"}
@@ -182,6 +195,11 @@ def test_the_step_needs_to_know_how_many_bits():
     steps = (Step(name="round", settings={}),)
     with pytest.raises(StepError, match="no quantize step to take it from"):
         make_strategy(facts(), profile(steps=steps), target(), SPECS, Wishes())
+
+
+def test_what_only_training_has_a_use_for_is_refused_in_the_plan():
+    with pytest.raises(StepError, match=r"step 'round': rounding.method is \"lsq\""):
+        plan_round({"rounding": {"method": "lsq"}}, quantize={"precision": "int4"})
 
 
 MIXED = {"precision": "mixed", "mixed": {"max_bytes": 1000}}

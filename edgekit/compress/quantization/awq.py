@@ -11,6 +11,7 @@ from dataclasses import asdict
 from statistics import median
 
 import torch
+from torch import nn
 
 from edgekit.compress.bench import Bench, StepPoint, StepResult
 from edgekit.compress.count import count
@@ -20,6 +21,7 @@ from edgekit.compress.masks import copy_model
 from edgekit.compress.quantization.awq_scales import clipped_by_outputs
 from edgekit.compress.quantization.awq_scaling import Scaled, Scaling
 from edgekit.compress.quantization.bias import BiasCorrector, Correction
+from edgekit.compress.quantization.bias_trial import SEEN, BiasTrial, try_correction
 from edgekit.compress.quantization.clipping import nearest
 from edgekit.compress.quantization.gptq import output_error
 from edgekit.compress.quantization.layers import (
@@ -37,6 +39,7 @@ from edgekit.compress.training.rounding import RoundedLayer, make_rounder
 from edgekit.core.errors import StepError
 from edgekit.core.progress import Reporter
 from edgekit.core.steps.awq import Awq
+from edgekit.core.steps.rounding import AUTO
 
 
 def awq(settings: Awq, bench: Bench, reporter: Reporter) -> StepResult:
@@ -54,13 +57,16 @@ def awq(settings: Awq, bench: Bench, reporter: Reporter) -> StepResult:
     if scaling.has_changed:
         scores["scaled"] = judge.score(model)
     corrections: Mapping[str, Correction] = {}
+    trial: BiasTrial | None = None
     if settings.is_rounded:
-        corrections = _round(settings, bench, layers, reporter)
+        corrections, trial = _round(settings, bench, layers, reporter)
         scores["rounded"] = judge.score(model)
     _check_changed(settings, scaling, layers)
     for path in rounder.left:
         reporter.note(f"{path}: left as it is: its weight is computed at each call")
     _tell(scaling, layers.errors, reporter)
+    if trial is not None:
+        reporter.note(trial.text)
     return StepResult(
         model=model.cpu(),
         masks=bench.masks,
@@ -74,6 +80,7 @@ def awq(settings: Awq, bench: Bench, reporter: Reporter) -> StepResult:
             "unscaled": scaling.unscaled,
             "output_errors": {path: asdict(item) for path, item in layers.errors.items()},
             "bias_corrections": {path: asdict(item) for path, item in corrections.items()},
+            "bias_trial": None if trial is None else asdict(trial),
         },
     )
 
@@ -81,12 +88,9 @@ def awq(settings: Awq, bench: Bench, reporter: Reporter) -> StepResult:
 @torch.no_grad()
 def _round(
     settings: Awq, bench: Bench, layers: Layers, reporter: Reporter
-) -> Mapping[str, Correction]:
+) -> tuple[Mapping[str, Correction], BiasTrial | None]:
     """Round all layers in place, as many after each pass over the data as fit into memory."""
-    paths = list(layers.weights)
-    behind = find_behind(bench.model, layers.weights, bench.call, bench.example())
-    # The float model's means are gathered before any weight is rounded.
-    corrector = BiasCorrector(bench, copy_model(bench.model), behind, paths)
+    reference = copy_model(bench.model)
     mapped = {item.name: layer for layer in layers.all if (item := layers.item(layer))}
     groups = list(in_groups([item for layer in layers.all if (item := layers.item(layer))]))
     for number, group in enumerate(groups):
@@ -98,10 +102,25 @@ def _round(
     for layer in layers.all:
         if layers.item(layer) is None:
             layers.place_blindly(layer)
-    for path in paths if settings.is_bias_corrected else ():
+    if not settings.is_bias_corrected:
+        return {}, None
+    return _correct(settings, bench, layers, reference, reporter)
+
+
+def _correct(
+    settings: Awq, bench: Bench, layers: Layers, reference: nn.Module, reporter: Reporter
+) -> tuple[Mapping[str, Correction], BiasTrial | None]:
+    """Put means back that rounding has moved; or try it, and keep what is better."""
+    paths, is_tried = list(layers.weights), settings.is_bias_corrected == AUTO
+    behind = find_behind(bench.model, layers.weights, bench.call, bench.example())
+    corrector = BiasCorrector(bench, reference, behind, paths, half=SEEN if is_tried else None)
+    if is_tried:
+        trial = try_correction(corrector, bench, reference, paths, reporter)
+        return corrector.corrections, trial
+    for path in paths:
         reporter.progress(f"correcting the bias of {path}")
         corrector.correct(path)
-    return corrector.corrections
+    return corrector.corrections, None
 
 
 def _round_one(

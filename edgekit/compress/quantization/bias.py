@@ -71,10 +71,16 @@ class BiasCorrector:
         reference: nn.Module,
         behind: Mapping[str, Behind],
         paths: Sequence[str],
+        *,
+        half: int | None = None,
     ) -> None:
-        """reference: the same model with float weights, which runs over the data once."""
-        self._bench, self._behind = bench, behind
-        self._wanted = output_sums(bench, reference, paths)
+        """reference: the same model with float weights, which runs over the data once.
+
+        half: of the calibration data that is seen, as ``input_batches`` has it; None for all.
+        """
+        self._bench, self._behind, self._half = bench, behind, half
+        self._wanted = output_sums(bench, reference, paths, half)
+        self._before: dict[str, Tensor | None] = {}
         self.corrections: dict[str, Correction] = {}
 
     @torch.no_grad()
@@ -99,10 +105,19 @@ class BiasCorrector:
                 "and the samples"
             )
         moved = _kept(moved, self._bench.masks.get(f"{path}.bias"))
+        self._before[path] = _held(layer, behind, place)
         _move_(layer, behind, place, moved)
         power = wanted.second / (wanted.places * len(moved))
         ratio = float(moved.square().mean() / max(power, 1e-30)) ** 0.5
         self.corrections[path] = Correction(place=place, moved_ratio=ratio)
+
+    @torch.no_grad()
+    def undo(self) -> None:
+        """Take every correction back, to the bit."""
+        for path, held in reversed(self._before.items()):
+            layer, behind = self._bench.model.get_submodule(path), self._behind[path]
+            _put_back_(layer, behind, self.corrections[path].place, held)
+        self._before, self.corrections = {}, {}
 
     def _found(self, path: str, layer: nn.Module) -> _Outputs:
         """What the layer gives as the model stands."""
@@ -111,7 +126,7 @@ class BiasCorrector:
         def see(_: Tensor, output: Tensor) -> None:
             found.add(layer, output)
 
-        for inputs in input_batches(self._bench):
+        for inputs in input_batches(self._bench, half=self._half):
             run_to(
                 self._bench, self._bench.model, path, inputs, see, calls=self._behind[path].calls
             )
@@ -119,8 +134,10 @@ class BiasCorrector:
 
 
 @torch.no_grad()
-def output_sums(bench: Bench, model: nn.Module, paths: Sequence[str]) -> dict[str, _Outputs]:
-    """The sums of several layers in one pass over the calibration data."""
+def output_sums(
+    bench: Bench, model: nn.Module, paths: Sequence[str], half: int | None = None
+) -> dict[str, _Outputs]:
+    """The sums of several layers in one pass over the calibration data, or a half of them."""
     sums = {path: _Outputs() for path in paths}
 
     def watch(path: str) -> Any:
@@ -132,7 +149,7 @@ def output_sums(bench: Bench, model: nn.Module, paths: Sequence[str]) -> dict[st
     hooks = [watch(path) for path in paths]
     try:
         with fast_path_off():
-            for inputs in input_batches(bench):
+            for inputs in input_batches(bench, half=half):
                 bench.call(model, inputs)
     finally:
         for hook in hooks:
@@ -159,6 +176,23 @@ def _move_(layer: Any, behind: Behind, place: str, moved: Tensor) -> None:
         layer.bias.add_(moved.to(layer.bias))
     else:
         layer.bias = nn.Parameter(moved.to(layer.weight))
+
+
+def _held(layer: Any, behind: Behind, place: str) -> Tensor | None:
+    """A copy of what a correction will change; None for a bias that is not there yet."""
+    if place == "batch norm" and behind.norm is not None:
+        return behind.norm.mean.clone()
+    held: Tensor | None = None if place == "new bias" else layer.bias.detach().clone()
+    return held
+
+
+def _put_back_(layer: Any, behind: Behind, place: str, held: Tensor | None) -> None:
+    if held is None:
+        layer.bias = None
+    elif place == "batch norm" and behind.norm is not None:
+        behind.norm.mean.copy_(held)
+    else:
+        layer.bias.copy_(held)
 
 
 def _kept(moved: Tensor, mask: Tensor | None) -> Tensor:

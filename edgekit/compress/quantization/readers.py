@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from edgekit.compress.bench import Call
 from edgekit.compress.moments import fast_path_off
+from edgekit.compress.quantization.function_trace import FunctionTrace
 from edgekit.compress.quantization.rescale_rules import Given, is_functional_batch_norm
 
 _LAYERS = frozenset(
@@ -88,7 +88,7 @@ def find_behind(
     return {name: trace.behind(id(weight), buffers) for name, weight in weights.items()}
 
 
-class _Trace(TorchFunctionMode):
+class _Trace(FunctionTrace):
     """Notes who reads what while a model runs."""
 
     def __init__(self, weights: set[int]) -> None:
@@ -97,18 +97,10 @@ class _Trace(TorchFunctionMode):
         self._norms: dict[int, int] = {}
         self._nodes = WeakTensorKeyDictionary()
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Run the function, and note what it reads."""
-        given = Given(name=getattr(func, "__name__", ""), args=args, named=kwargs or {})
-        result = func(*args, **given.named)
+    def see(self, func: Callable[..., Any], given: Given, result: Any) -> None:
+        """Note what a function reads."""
         if given.name in _ABOUT_SHAPES and not isinstance(result, Tensor):
-            return result
+            return
         node = self._node(func, given) if isinstance(result, Tensor) else None
         first = given.get(0, "input")
         for item in given.tensors:
@@ -117,7 +109,6 @@ class _Trace(TorchFunctionMode):
             self._nodes[result] = node
         elif isinstance(result, Tensor) and result is first:
             self._nodes.pop(result, None)  # type: ignore[no-untyped-call]  # changed in place
-        return result
 
     def read(self, value: Any, reader: _Node | None) -> None:
         """Note that a value is read."""

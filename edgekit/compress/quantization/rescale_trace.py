@@ -7,17 +7,17 @@ is tried on real inputs, and one that changes the outputs is left out.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from edgekit.compress.bench import Call
+from edgekit.compress.quantization.function_trace import FunctionTrace
 from edgekit.compress.quantization.rescale import Pair, Reader, Slot
 from edgekit.compress.quantization.rescale_flow import Flow, Giver
 from edgekit.compress.quantization.rescale_rules import (
@@ -114,7 +114,7 @@ def _keeps_outputs(
     return are_same(before, after)
 
 
-class _Trace(TorchFunctionMode):
+class _Trace(FunctionTrace):
     """Follows channels while a model runs."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -126,23 +126,14 @@ class _Trace(TorchFunctionMode):
         self._uses: Counter[str] = Counter()
         self._flows = WeakTensorKeyDictionary()
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Run the function, and see what it does to channels."""
-        given = Given(name=getattr(func, "__name__", ""), args=args, named=kwargs or {})
-        result = func(*args, **given.named)
+    def see(self, func: Callable[..., Any], given: Given, result: Any) -> None:
+        """What a function does to channels."""
         if isinstance(result, Tensor):
-            self._see(func, given, result)
+            self._one_tensor(func, given, result)
         elif any(isinstance(item, Tensor) for item in tree_leaves(result)):
             self._pass_on(func, given, result)
         elif given.name in _TAKEN_OUT:
             self._stop(given)
-        return result
 
     def pairs(self, outputs: Mapping[str, Tensor]) -> list[Pair]:
         """The givers whose channels go to layers alone, all of whose weights are used once."""
@@ -169,7 +160,7 @@ class _Trace(TorchFunctionMode):
             if not giver.is_blocked
         ]
 
-    def _see(self, func: Callable[..., Any], given: Given, result: Tensor) -> None:
+    def _one_tensor(self, func: Callable[..., Any], given: Given, result: Tensor) -> None:
         if given.name in _CONVOLUTIONS | _TURNED | {"linear"}:
             self._layer(given, result)
         elif is_functional_batch_norm(func):

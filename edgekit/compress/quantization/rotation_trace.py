@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from edgekit.compress.quantization.function_trace import FunctionTrace
 from edgekit.compress.quantization.rescale_rules import Given
 from edgekit.compress.quantization.rotation_flow import Flow
 from edgekit.compress.quantization.rotation_layers import attention, weighed
@@ -50,32 +50,23 @@ from edgekit.compress.quantization.rotation_rules import (
 )
 
 
-class StreamTrace(TorchFunctionMode):
+class StreamTrace(FunctionTrace):
     """Follows channels while a model runs. record: what was seen."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.record = Record(model)
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Run the function, and see what it does to channels."""
-        given = Given(name=getattr(func, "__name__", ""), args=args, named=kwargs or {})
-        result = func(*args, **given.named)
+    def see(self, func: Callable[..., Any], given: Given, result: Any) -> None:
+        """What a function does to channels."""
         tensors = [item for item in tree_leaves(result) if isinstance(item, Tensor)]
         if not tensors:
             if given.name in TAKEN_OUT:
                 self.record.stop(given)
-            return result
+            return
         flows = _flows(self.record, func, given, result) or [None] * len(tensors)
         for value, flow in zip(tensors, flows, strict=False):
             self.record.place(value, flow)
-        return result
 
     def finish(self, outputs: Mapping[str, Tensor]) -> None:
         """Outputs of the model stay as they are."""

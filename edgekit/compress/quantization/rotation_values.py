@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from edgekit.compress.bench import Call
 from edgekit.compress.moments import fast_path_off
+from edgekit.compress.quantization.function_trace import FunctionTrace
 from edgekit.compress.quantization.rescale_rules import (
     ATTENTION,
     Given,
@@ -88,7 +88,7 @@ def _why_not(giver: Giver, uses: Counter[str], masks: set[str]) -> str:
     return f"'{masked[0]}' has zeros that must stay, which a rotation would fill" if masked else ""
 
 
-class _ValueTrace(TorchFunctionMode):
+class _ValueTrace(FunctionTrace):
     """Follows values while a model runs."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -100,28 +100,19 @@ class _ValueTrace(TorchFunctionMode):
             self._leaves.setdefault(id(value), Leaf(name=name, value=value))
         self._flows = WeakTensorKeyDictionary()
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Run the function, and see what it does to values."""
-        given = Given(name=getattr(func, "__name__", ""), args=args, named=kwargs or {})
-        result = func(*args, **given.named)
+    def see(self, func: Callable[..., Any], given: Given, result: Any) -> None:
+        """What a function does to values."""
         leaves = [item for item in tree_leaves(result) if isinstance(item, Tensor)]
         if not leaves:
             if given.name in TAKEN_OUT:
                 self._stop(given)
-            return result
-        found = self._see(func, given, result)
+            return
+        found = self._flows_of(func, given, result)
         for place, item in enumerate(leaves):
             if found is not None and place < len(found):
                 self._flows[item] = found[place]
             else:
                 self._flows.pop(item, None)  # type: ignore[no-untyped-call]
-        return result
 
     def finish(self, outputs: Mapping[str, Tensor]) -> None:
         """Outputs of the model stay as they are."""
@@ -129,7 +120,7 @@ class _ValueTrace(TorchFunctionMode):
             if (flow := self._flow(value)) is not None:
                 flow.giver.block(f"it gives the model's output '{name}'", flow.labels)
 
-    def _see(self, func: Callable[..., Any], given: Given, result: Any) -> list[_Flow] | None:
+    def _flows_of(self, func: Callable[..., Any], given: Given, result: Any) -> list[_Flow] | None:
         for leaf in (self._leaves.get(id(item)) for item in given.tensors):
             if leaf is not None:
                 self.uses[leaf.name] += 1

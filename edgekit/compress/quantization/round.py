@@ -15,6 +15,7 @@ from edgekit.compress.count import count
 from edgekit.compress.judge import Judge
 from edgekit.compress.masks import copy_model
 from edgekit.compress.quantization.bias import BiasCorrector, Correction
+from edgekit.compress.quantization.bias_trial import SEEN, BiasTrial, try_correction
 from edgekit.compress.quantization.layer_records import LayerRecords
 from edgekit.compress.quantization.layers import LayerError, Layers
 from edgekit.compress.quantization.learned_rounding import LearnedRounding
@@ -26,6 +27,7 @@ from edgekit.core.codec import to_plain
 from edgekit.core.errors import StepError
 from edgekit.core.progress import Reporter
 from edgekit.core.steps.round import Round
+from edgekit.core.steps.rounding import AUTO
 
 _BY_ITSELF = "each weight by itself"
 _NAMED_LAYERS = 3
@@ -46,9 +48,11 @@ def round_weights(settings: Round, bench: Bench, reporter: Reporter) -> StepResu
     for path in rounder.left:
         reporter.note(f"{path}: left as it is: its weight is computed at each call")
     reporter.note(_summary(settings, run.layers.errors))
+    if run.trial is not None:
+        reporter.note(run.trial.text)
     if run.corrections:
         reporter.note(_corrected(run.corrections))
-    _say_if_worse(judge, scores, settings, reporter)
+    _say_if_worse(judge, scores, run, reporter)
     return StepResult(
         model=model.cpu(),
         masks=bench.masks,
@@ -60,6 +64,7 @@ def round_weights(settings: Round, bench: Bench, reporter: Reporter) -> StepResu
             "bits": {layer.path: layer.bits for layer in rounder.layers},
             "output_errors": {path: asdict(item) for path, item in run.layers.errors.items()},
             "bias_corrections": {path: asdict(item) for path, item in run.corrections.items()},
+            "bias_trial": None if run.trial is None else asdict(run.trial),
         },
     )
 
@@ -68,14 +73,16 @@ class _Run:
     """One model, rounded and corrected in place."""
 
     def __init__(self, settings: Round, bench: Bench, reporter: Reporter, layers: Layers) -> None:
-        self.layers = layers
-        self._settings, self._bench, self._reporter = settings, bench, reporter
+        self.layers, self.settings = layers, settings
+        self.trial: BiasTrial | None = None
+        self._bench, self._reporter = bench, reporter
         self._behind = find_behind(bench.model, layers.weights, bench.call, bench.example())
         self._reference = copy_model(bench.model)
         self._corrector: BiasCorrector | None = None
         if settings.is_bias_corrected:
             paths = list(layers.weights)
-            self._corrector = BiasCorrector(bench, self._reference, self._behind, paths)
+            half = SEEN if settings.is_bias_corrected == AUTO else None
+            self._corrector = BiasCorrector(bench, self._reference, self._behind, paths, half=half)
 
     @property
     def corrections(self) -> dict[str, Correction]:
@@ -87,7 +94,7 @@ class _Run:
 
         Raises: StepError where no weight changed.
         """
-        settings, bench = self._settings, self._bench
+        settings, bench = self.settings, self._bench
         if settings.method == "adaround":
             records = _records(settings, bench, self._reporter)
             learned = LearnedRounding(
@@ -102,6 +109,7 @@ class _Run:
             raise StepError(
                 "round: every weight was on its grid already, so nothing changed; take the step out"
             )
+        self._try_correction()
 
     def scores(self, judge: Judge) -> dict[str, float]:
         """Of the model as it is now, and of what the simplest way would have made of it."""
@@ -109,9 +117,20 @@ class _Run:
         return {_BY_ITSELF: judge.score(self._reference), "rounded": judge.score(self._bench.model)}
 
     def _correct(self, path: str) -> None:
-        if self._corrector is not None:
+        """Unless it is only tried: then the layers are all rounded first."""
+        if self._corrector is not None and self.settings.is_bias_corrected != AUTO:
             self._reporter.progress(f"correcting the mean outputs of {path}")
             self._corrector.correct(path)
+
+    def _try_correction(self) -> None:
+        if self._corrector is not None and self.settings.is_bias_corrected == AUTO:
+            self.trial = try_correction(
+                self._corrector,
+                self._bench,
+                self._reference,
+                list(self.layers.weights),
+                self._reporter,
+            )
 
 
 def _records(settings: Round, bench: Bench, reporter: Reporter) -> LayerRecords:
@@ -129,13 +148,11 @@ def _named_masks(bench: Bench) -> dict[str, Any]:
     return {f"mask:{name}": value for name, value in bench.masks.items()}
 
 
-def _say_if_worse(
-    judge: Judge, scores: Mapping[str, float], settings: Round, reporter: Reporter
-) -> None:
+def _say_if_worse(judge: Judge, scores: Mapping[str, float], run: _Run, reporter: Reporter) -> None:
     """Warn where the simplest way scores better on the selection data than what was done."""
     found, simplest = scores["rounded"], scores[_BY_ITSELF]
     if judge.is_better(simplest, found):
-        how = settings.method + (" with corrected biases" if settings.is_bias_corrected else "")
+        how = run.settings.method + (" with corrected biases" if run.corrections else "")
         reporter.warn(
             f"round: {how} scores {found:.4g} on the selection data, and {simplest:.4g} with each "
             'weight rounded by itself; try method = "nearest" with is_bias_corrected = false'

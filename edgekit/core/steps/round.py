@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from edgekit.core.codec import nearest
 from edgekit.core.errors import StepError
-from edgekit.core.steps.rounding import Rounding
+from edgekit.core.steps.rounding import AUTO, Rounding, check_bias_choice
 
 RoundMethod = Literal["gptq", "adaround", "nearest"]
 
@@ -56,18 +56,22 @@ class Round:
     "adaround" learns for each weight whether it goes up or down, layer after layer; "nearest"
     rounds each weight by itself. All choose the step of each channel (or block) by what it loses.
     is_bias_corrected: what rounding moves the mean of each output channel by is taken back, where
-    there is a bias, a batch norm or a convolution to take it. adaround: how that method learns.
+    there is a bias, a batch norm or a convolution to take it; "auto" tries it with half of the
+    calibration data, and keeps what gives the smaller error of the outputs on the other half.
+    adaround: how that method learns.
     rounding: the bits of each layer; its precision "auto" takes them from the quantize step of the
     strategy.
     Raises: StepError for a value that is not allowed, naming the setting.
     """
 
     method: RoundMethod = "gptq"
-    is_bias_corrected: bool = False
+    is_bias_corrected: bool | str = AUTO
     adaround: AdaRound = field(default_factory=AdaRound)
     rounding: Rounding = field(default_factory=Rounding)
 
     def __post_init__(self) -> None:
+        self.rounding.refuse_training("round")
+        check_bias_choice("round", self.is_bias_corrected)
         allowed = get_args(RoundMethod)
         if self.method not in allowed:
             raise StepError(f"round: method is '{self.method}'{nearest(self.method, allowed)}")

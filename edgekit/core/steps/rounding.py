@@ -11,6 +11,10 @@ RoundedTo = Literal["auto", "int8", "int4", "none"]
 RoundedActivations = Literal["auto", "static", "none"]
 RoundingMethod = Literal["straight_through", "lsq"]
 
+# What these say is of training alone, with what a step that trains nothing may have.
+_OF_TRAINING = {"method": ("straight_through",), "activations": ("auto", "none")}
+AUTO = "auto"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rounding:
@@ -53,3 +57,29 @@ class Rounding:
                 f"rounding: block_size is {self.block_size}; it must be 0 (a scale for each output "
                 "channel) or more; change the setting"
             )
+
+    def refuse_training(self, step: str) -> None:
+        """Refuse what only training has a use for.
+
+        Raises: StepError naming the setting of this step, which trains nothing.
+        """
+        for name, allowed in _OF_TRAINING.items():
+            value = getattr(self, name)
+            if value not in allowed:
+                raise StepError(
+                    f'{step}: rounding.{name} is "{value}", which is about training, and this step '
+                    f"trains nothing; take it out, or set it in the rounding of a step that trains "
+                    "('train', 'distil')"
+                )
+
+
+def check_bias_choice(step: str, value: bool | str) -> None:
+    """Refuse a choice of bias correction that is none.
+
+    Raises: StepError naming the setting.
+    """
+    if value not in (True, False, AUTO):
+        raise StepError(
+            f'{step}: is_bias_corrected is {value!r}; it must be true, false or "auto" (which '
+            "keeps what gives the smaller error of the outputs); change the setting"
+        )

@@ -169,6 +169,11 @@ def test_rounding_nothing_is_refused():
         Awq(rounding=Rounding(precision="none"))
 
 
+def test_learned_steps_are_refused_because_nothing_is_trained():
+    with pytest.raises(StepError, match=r'awq: rounding\.method is "lsq", which is about training'):
+        Awq(rounding=Rounding(method="lsq"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_every_architecture_can_be_rounded(name, tmp_path):

@@ -77,7 +77,8 @@ def test_the_model_is_judged_as_it_came_rounded_simply_and_as_it_leaves(digits, 
     simplest = copy.deepcopy(bench.model)
     points = {point.name: point.score for point in rounded(bench).points}
     assert list(points) == ["as it came", "each weight by itself", "rounded"]
-    nearest = rounded(bench_of(simplest, digits, tmp_path), "nearest").model
+    other = bench_of(simplest, digits, tmp_path)
+    nearest = rounded(other, "nearest", is_bias_corrected=False).model
     labels = next(iter(bench.selection.batches(bench.selection.count)))["target"]
     for name, model in (("rounded", bench.model), ("each weight by itself", nearest)):
         right = outputs(model, bench).argmax(dim=1).numpy() == labels
@@ -180,7 +181,8 @@ def distance(outputs, targets):
 def test_a_score_worse_than_that_of_the_simplest_way_is_said(digits, tmp_path):
     model, events = fit(seeded(TinyCnn), digits), []
     told = Reporter(stage="test", listener=events.append)
-    rounded(bench_of(model, digits, tmp_path, metric=distance), reporter=told)
+    bench = bench_of(model, digits, tmp_path, metric=distance)
+    rounded(bench, reporter=told, is_bias_corrected=False)
     warnings = [event.message for event in events if event.kind == "warning"]
     assert len(warnings) == 1
     assert "gptq scores" in warnings[0]
@@ -206,6 +208,8 @@ def test_a_pattern_that_matches_nothing_is_refused(digits, tmp_path):
         ({"method": "gtpq"}, "method is 'gtpq'.*gptq"),
         ({"adaround": HASTY}, "method is 'gptq', which uses none of them"),
         ({"rounding": Rounding(precision="none")}, "which rounds nothing"),
+        ({"rounding": Rounding(method="lsq")}, 'round: rounding.method is "lsq", which is about'),
+        ({"rounding": Rounding(activations="static")}, 'round: rounding.activations is "static"'),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings, words):
