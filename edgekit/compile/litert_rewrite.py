@@ -27,6 +27,7 @@ _TRANSPOSED = (
 
 def rewrite_(module: GraphModule, *, is_dynamic: bool) -> None:
     """All of the below that apply, in place."""
+    _leave_out_dropouts_(module)
     for node in list(module.graph.nodes):
         if node.op != "call_function":
             continue
@@ -36,6 +37,13 @@ def rewrite_(module: GraphModule, *, is_dynamic: bool) -> None:
             _REWRITES[node.target](module, node)
     module.graph.eliminate_dead_code()
     module.recompile()
+
+
+def _leave_out_dropouts_(module: GraphModule) -> None:
+    """Those that drop nothing stand between a norm and the layers that it is read by."""
+    for node in list(module.graph.nodes):
+        if node.target is _ATEN.dropout.default and not node.args[2]:
+            _replace_(module, node, node.args[0])
 
 
 def _leave_batch_open_(node: Node) -> None:

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
@@ -14,6 +15,7 @@ from edgekit.compile.onnx_grid import (
     Array,
     int4_blocks,
     int4_scales,
+    int4_tensor,
     packed_blocks,
     round_to_grid,
 )
@@ -36,7 +38,9 @@ EMBEDDING_BLOCK = 32
 # MatMulNBits: 4 quantizes activations to INT8 in blocks, 1 computes in float32.
 INTEGER_COMPUTE, FLOAT_COMPUTE = 4, 1
 _QUANTIZED, _SCALE = "_quantized", "_scale"
-_IN_BLOCKS = "_Q4"
+_IN_BLOCKS, _TABLE = "_Q4", "GatherBlockQuantized"
+# Which input has the integers; the scales are the third of both.
+_BLOCK_INTEGERS = {"MatMulNBits": 1, _TABLE: 0}
 
 
 def split_gemms(model: onnx.ModelProto) -> None:
@@ -139,11 +143,7 @@ def quantize_in_blocks(
         )
     chosen = {layer.node for layer in layers}
     constants = initializers(model)
-    floats = {
-        layer.weight: array_of(constants[layer.weight])
-        for layer in layers
-        if layer.kind == "matrix"
-    }
+    floats = {layer.weight: array_of(constants[layer.weight]) for layer in layers}
     quantizer = MatMulNBitsQuantizer(
         model,
         bits=4,
@@ -164,20 +164,40 @@ def quantize_in_blocks(
 
 
 def _choose_scales(model: onnx.ModelProto, floats: Mapping[str, Array], block: int) -> None:
-    """Give MatMulNBits the integers and scales that lose least, in place of the full range."""
+    """Give both block kernels the integers and scales that lose least, in place of the full range.
+
+    Scales are float16 where they fit, behind a Cast that ONNX Runtime folds when it loads the file:
+    kernels that compute with float activations take float32 scales alone.
+    """
     constants = initializers(model)
+    casts: dict[str, onnx.NodeProto] = {}
     for node in model.graph.node:
-        if node.op_type != "MatMulNBits":
+        if node.op_type not in _BLOCK_INTEGERS:
             continue
-        _, stored, scale, *_ = node.input
-        name = stored.removesuffix(_IN_BLOCKS)
-        if name not in floats:
+        stored, scale = node.input[_BLOCK_INTEGERS[node.op_type]], node.input[2]
+        weight = floats.get(stored.removesuffix(_IN_BLOCKS))
+        if weight is None or weight.ndim != 2 or scale in casts:
             continue
-        values, scales = int4_blocks(floats[name], block)
-        for constant, array in ((stored, packed_blocks(values)), (scale, scales)):
-            old = array_of(constants[constant])
-            new = array.reshape(old.shape).astype(old.dtype)
-            constants[constant].CopyFrom(numpy_helper.from_array(new, constant))
+        is_table = node.op_type == _TABLE
+        values, scales = int4_blocks(weight.T if is_table else weight, block)
+        if is_table:
+            whole = values.reshape(len(weight), -1)[:, : weight.shape[1]]
+            constants[stored].CopyFrom(int4_tensor(stored, whole))
+        else:
+            _fill(constants[stored], packed_blocks(values))
+        _fill(constants[scale], scales)
+        if scales.dtype == np.float16:
+            constants[scale].name = f"{scale}_fp16"
+            casts[scale] = helper.make_node(
+                "Cast", [f"{scale}_fp16"], [scale], name=f"{scale}.widen", to=TensorProto.FLOAT
+            )
+    replace_nodes(model, [*casts.values(), *model.graph.node])
+
+
+def _fill(constant: onnx.TensorProto, values: Array) -> None:
+    """Other values for a constant, in its shape."""
+    laid = values.reshape(array_of(constant).shape)
+    constant.CopyFrom(numpy_helper.from_array(laid, constant.name))
 
 
 def _without_replaced(model: onnx.ModelProto, layers: Sequence[Layer]) -> list[onnx.TensorProto]:

@@ -203,7 +203,8 @@ def _input(layer: WeightLayer, slot: int) -> int:
 def _from_inputs(
     graph: Graph, layer: WeightLayer, scale: int, point: int, axis: int
 ) -> TensorQuantization | None:
-    constants = graph.subgraphs[layer.subgraph].constants
+    subgraph = graph.subgraphs[layer.subgraph]
+    constants, scale = subgraph.constants, _before_cast(subgraph, scale)
     if scale not in constants:
         return None
     block = layer.operator.attributes.get("block_size", 0)
@@ -222,6 +223,14 @@ def _from_inputs(
         axis=axis,
         block_size=block if isinstance(block, int) else 0,
     )
+
+
+def _before_cast(subgraph: Subgraph, scale: int) -> int:
+    """The constant that scales are widened from; without a Cast they are themselves."""
+    if scale < 0 or scale in subgraph.constants:
+        return scale
+    makers = (item for item in subgraph.operators if item.name == "Cast" and scale in item.outputs)
+    return next((item.inputs[0] for item in makers), scale)
 
 
 def _scale_after(subgraph: Subgraph, integer: Operator, slot: int) -> int:

@@ -172,7 +172,18 @@ class Normed(nn.Module):
         return normed + self.first(normed) * self.second(normed)
 
 
-@pytest.mark.parametrize("make", [lambda: nn.LayerNorm(16), lambda: nn.RMSNorm(16), Spelled])
+def dropped(norm):
+    """As transformers' embeddings have it."""
+    return nn.Sequential(norm, nn.Dropout(0.1))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(lambda: nn.LayerNorm(16), lambda: nn.RMSNorm(16), Spelled),
+        *(lambda: dropped(nn.LayerNorm(16)), lambda: dropped(Spelled())),
+    ],
+)
 @pytest.mark.parametrize("shape", [(1, 5, 16), (1, 16), (1, 2, 3, 16)])
 def test_the_weights_of_layers_behind_a_norm_are_stored_as_they_are(make, shape):
     torch.manual_seed(0)

@@ -19,6 +19,9 @@ from edgekit.core.errors import CompileError, StepError
 from edgekit.core.progress import Reporter
 from edgekit.core.stage import StageRequest, resolve_handler
 from edgekit.core.strategy import Override, Quantize
+from edgekit.graph.grid import weight_grid
+from edgekit.graph.reader import read_graph
+from edgekit.graph.weights import BLOCK_PACKED, weight_layers
 from tests.compile import models
 from tests.compile.onnx_tools import (
     constants,
@@ -325,6 +328,60 @@ def test_int4_blocks_of_a_transformer_use_the_block_kernels(transformer, tmp_pat
     assert {"tokens", "layers.0.qkv", "layers.1.down"} <= set(paths.values())
     feeds = id_feeds()
     assert cosine(floats_of(transformer, feeds), result_of(tmp_path / "q", feeds)).mean() > 0.95
+
+
+BLOCKS = Quantize(precision="int4", activations="none", block_size=32, keep_first_last_int8=False)
+
+
+def rows_of(artifact, feeds):
+    """What a .onnx with a table of tokens looks up."""
+    model = onnx.load(artifact)
+    node = next(item for item in model.graph.node if item.op_type.startswith("Gather"))
+    rows = node.output[0]
+    model.graph.output.append(onnx.helper.make_tensor_value_info(rows, TensorProto.FLOAT, None))
+    run = session(model)
+    return np.concatenate([run.run([rows], feed)[0] for feed in feeds])
+
+
+def kinds_of_scales(model):
+    """What the scales of blocks are stored as, and how many weights have them."""
+    kinds = {item.name: item.data_type for item in model.graph.initializer}
+    casts = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "Cast"}
+    scales = [node.input[2] for node in model.graph.node if node.op_type in BLOCK_PACKED]
+    return {kinds[casts.get(name, name)] for name in scales}, len(scales)
+
+
+def test_scales_of_blocks_take_two_bytes_and_compute_as_float32(transformer, tmp_path):
+    """ONNX Runtime folds the Cast when it loads the file, so its kernels get constants."""
+    transformer.quantize(tmp_path / "q", BLOCKS)
+    path = tmp_path / "q" / "model.onnx"
+    assert kinds_of_scales(onnx.load(path)) == ({TensorProto.FLOAT16}, 9)
+    session(path, optimized=tmp_path / "folded.onnx")
+    assert kinds_of_scales(onnx.load(tmp_path / "folded.onnx")) == ({TensorProto.FLOAT}, 9)
+
+
+def test_a_file_with_short_scales_says_the_values_that_onnx_runtime_looks_up(transformer, tmp_path):
+    transformer.quantize(tmp_path / "q", BLOCKS)
+    path = tmp_path / "q" / "model.onnx"
+    graph = read_graph(path.read_bytes(), name="model.onnx")
+    table = next(item for item in weight_layers(graph) if item.operator.name == BLOCK_PACKED[1])
+    grid = weight_grid(graph, table)
+    feeds = id_feeds()
+    ids = np.concatenate([feed["ids"] for feed in feeds])
+    np.testing.assert_array_equal(rows_of(path, feeds), grid.values[ids])
+
+
+def test_a_table_of_tokens_in_blocks_loses_less_than_with_onnx_runtimes_own_scales(
+    transformer, tmp_path
+):
+    transformer.quantize(tmp_path / "q", BLOCKS)
+    feeds = id_feeds()
+    wanted = rows_of(transformer.float_folder / "model.onnx", feeds)
+    found = rows_of(tmp_path / "q" / "model.onnx", feeds)
+    blocks = wanted.reshape(*wanted.shape[:-1], -1, 32)
+    own = np.take_along_axis(blocks, np.abs(blocks).argmax(-1)[..., None], axis=-1) / -8
+    plain = (np.clip(np.rint(blocks / own), -8, 7) * own).reshape(wanted.shape)
+    assert ((found - wanted) ** 2).sum() < 0.9 * ((plain - wanted) ** 2).sum()
 
 
 @pytest.mark.parametrize("block", [0, 32])

@@ -85,7 +85,7 @@ def test_a_transformer_is_measured_in_the_blocks_of_its_device():
     layers = {layer.path: layer for layer in found.sensitivity.layers}
     assert set(layers["table"].costs) == {"int8", "int4", "int4/32", "fp16"}
     costs = layers["scores"].costs
-    assert costs["int4/32"].bytes == 4 * 32 // 2 + 4 * 4
+    assert costs["int4/32"].bytes == 4 * 32 // 2 + 2 * 4
 
 
 def test_an_exported_graph_has_no_layers_to_measure(tmp_path):

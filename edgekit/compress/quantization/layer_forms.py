@@ -20,8 +20,8 @@ from edgekit.core.steps.rounding import Rounding
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 _MATRICES = (nn.Linear, nn.Embedding)
-# Both targets store the scale of a block: ONNX Runtime in four bytes, LiteRT in two.
-_SCALE_BYTES = 4
+# Both targets store the scale of a block as float16.
+_SCALE_BYTES = 2
 # Grids of four bits without blocks, from the full range to 0.3 of it; errors to this power are
 # summed. Source: ``compile.onnx_grid``, where the measurements stand that chose them.
 _SHARES = torch.linspace(1.0, 0.3, 141, dtype=torch.float64)

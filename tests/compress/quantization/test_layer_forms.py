@@ -56,7 +56,7 @@ def test_transposed_convolutions_have_their_channels_on_the_second_axis():
 
 
 @pytest.mark.parametrize(
-    ("form", "count"), [(INT8, 96), (INT4, 48), (BLOCKS, 48 + 4 * 6), (Form(precision="fp16"), 192)]
+    ("form", "count"), [(INT8, 96), (INT4, 48), (BLOCKS, 48 + 2 * 6), (Form(precision="fp16"), 192)]
 )
 def test_bytes_are_those_of_the_elements_and_the_scales_of_blocks(form, count):
     assert form.weight_bytes(torch.zeros(6, 16)) == count
