@@ -57,7 +57,9 @@ def _resnets() -> list[Row]:
     rows = []
     for subject in RESNETS:
         for target, peers in (("litert", _AEQ_CONV), ("onnx", _ONNX_CONV)):
-            rows += [_ours(subject, target, "int8", "plain", INT8)]
+            rows += [
+                _ours(subject, target, "int8", recipe, INT8) for recipe in ("plain", "rounded")
+            ]
             rows += [_theirs(subject, target, "int8", *item) for item in peers["int8"]]
             rows += [
                 _ours(subject, target, "int4", recipe, INT4) for recipe in ("plain", "rounded")
