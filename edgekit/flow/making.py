@@ -108,20 +108,23 @@ class Maker(StageCaller):
         Raises: CompileError or StepError; an audit that is not accepted is a StepError.
         """
         current, steps, audits = exported, [], []
+        stripped: dict[Path, Made] = {}
         planned = self.plan.steps_on(ActsOn.GRAPH)
         for step in planned:
             before, current = current, self._apply(step, current, data, ranges)
             steps.append(current)
             _require_change(step, before, current)
             if step.name == "quantize":
-                audits.append(self._audit(step, before, current))
+                # The engine loads the stripped file, whose shared constants it may join otherwise.
+                stripped[current.file] = self._strip("strip", current)
+                audits.append(self._audit(step, before, current, stripped[current.file]))
         baseline = self._finish("strip float", original)
         names = ("export", *(step.name for step in planned))
         shipped = {original.file: baseline}
         for name, made in zip(names, (exported, *steps), strict=True):
             if made.file not in shipped:
                 label = "strip" if made is current else f"strip after {name}"
-                shipped[made.file] = self._finish(label, made)
+                shipped[made.file] = self._finish(label, made, stripped.get(made.file))
         return Products(
             exported=exported,
             steps=tuple(steps),
@@ -148,10 +151,8 @@ class Maker(StageCaller):
             },
         )
 
-    def _audit(self, step: PlannedStep, before: Made, after: Made) -> AuditReport:
+    def _audit(self, step: PlannedStep, before: Made, after: Made, stripped: Made) -> AuditReport:
         settings = from_plain(Quantize, step.settings, where=step.name, error=StepError)
-        # The engine loads the stripped file, whose shared constants it may join otherwise.
-        shipped = self._strip("strip", after)
         report = audit_quantization(
             before.graph(),
             after.graph(),
@@ -159,7 +160,7 @@ class Maker(StageCaller):
             tensor_map={**before.tensor_map(), **after.tensor_map()},
             tolerance=self.plan.profile.float_share_tolerance,
             floats_when_loaded=floats_when_loaded(
-                shipped.file.read_bytes(), settings, is_x86=self._platform() == "amd64"
+                stripped.file.read_bytes(), settings, is_x86=self._platform() == "amd64"
             ),
         )
         for finding in report.findings:
@@ -181,8 +182,8 @@ class Maker(StageCaller):
             {"artifact": (made.outcome.folder, made.outcome.digest)},
         )
 
-    def _finish(self, name: str, made: Made) -> Made:
-        compiler, finished = self.plan.compiler, self._strip(name, made)
+    def _finish(self, name: str, made: Made, stripped: Made | None = None) -> Made:
+        compiler, finished = self.plan.compiler, stripped or self._strip(name, made)
         if not compiler.mobile or self.plan.profile.family != "phone":
             return finished
         return self._run(
