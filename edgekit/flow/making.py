@@ -17,7 +17,7 @@ from edgekit.flow.results import LayerSize
 from edgekit.flow.stages import StageOutcome
 from edgekit.graph import Graph, read_graph
 from edgekit.measure.audit import AuditReport, audit_quantization
-from edgekit.measure.audit_loaded import floats_when_loaded
+from edgekit.measure.audit_loaded import floats_when_loaded, why_unseen
 from edgekit.measure.size import artifact_bytes
 from edgekit.measure.weight_errors import WeightError, weight_errors
 from edgekit.plan.recipe import X86_NAMES
@@ -153,6 +153,7 @@ class Maker(StageCaller):
 
     def _audit(self, step: PlannedStep, before: Made, after: Made, stripped: Made) -> AuditReport:
         settings = from_plain(Quantize, step.settings, where=step.name, error=StepError)
+        shipped = stripped.file.read_bytes()
         report = audit_quantization(
             before.graph(),
             after.graph(),
@@ -160,9 +161,11 @@ class Maker(StageCaller):
             tensor_map={**before.tensor_map(), **after.tensor_map()},
             tolerance=self.plan.profile.float_share_tolerance,
             floats_when_loaded=floats_when_loaded(
-                stripped.file.read_bytes(), settings, is_x86=self._platform() == "amd64"
+                shipped, settings, is_x86=self._platform() == "amd64"
             ),
         )
+        if unseen := why_unseen(shipped, settings):
+            self.reporter.note(f"audit: {unseen}")
         for finding in report.findings:
             self.reporter.note(f"audit: {finding.message}")
         if not report.is_accepted:

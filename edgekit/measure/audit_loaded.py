@@ -14,8 +14,8 @@ from edgekit.graph import Graph, read_graph
 from edgekit.graph.weights import WeightLayer, weight_layers
 
 _DEQUANTIZE = "DequantizeLinear"
-# What a session writes is one protobuf message.
-LARGEST_BYTES = 2**31 - 2**20
+# What a session writes is one protobuf message of less than 2 GiB, and 4-bit weights grow in it.
+LARGEST_BYTES = 2**30
 _FATAL_ONLY = 4
 
 
@@ -27,7 +27,7 @@ def floats_when_loaded(model: bytes, settings: Quantize, *, is_x86: bool) -> fro
     processor; on others ONNX Runtime leaves signed activations signed.
     """
     graph = read_graph(model, name="the artifact")
-    if graph.format != "onnx" or settings.activations != "static" or len(model) > LARGEST_BYTES:
+    if not _is_joined(graph, settings) or len(model) > LARGEST_BYTES:
         return frozenset()
     # What the file itself has as floats is no news of the session's.
     asked = {place: it for place, it in enumerate(weight_layers(graph)) if it.is_integer}
@@ -37,6 +37,24 @@ def floats_when_loaded(model: bytes, settings: Quantize, *, is_x86: bool) -> fro
     return frozenset(
         place for place, layer in asked.items() if not floats.isdisjoint(_names(graph, layer))
     )
+
+
+def why_unseen(model: bytes, settings: Quantize) -> str:
+    """What to tell of a file whose loaded graph cannot be asked for; "" where it can."""
+    if len(model) <= LARGEST_BYTES:
+        return ""
+    if not _is_joined(read_graph(model, name="the artifact"), settings):
+        return ""
+    return (
+        f"the file has {len(model):,} bytes, and what ONNX Runtime makes of more than "
+        f"{LARGEST_BYTES:,} cannot be written down: whether its static integers run in integers "
+        "once it is loaded is not evaluated"
+    )
+
+
+def _is_joined(graph: Graph, settings: Quantize) -> bool:
+    """Whether a session joins integers to kernels that the file does not name."""
+    return graph.format == "onnx" and settings.activations == "static"
 
 
 def _loaded(model: bytes, *, is_x86: bool) -> Graph:

@@ -6,8 +6,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.core.strategy import Quantize
 from edgekit.graph import read_graph
+from edgekit.measure import audit_loaded
 from edgekit.measure.audit import audit_quantization
-from edgekit.measure.audit_loaded import floats_when_loaded
+from edgekit.measure.audit_loaded import floats_when_loaded, why_unseen
 from tests.graph import artifacts
 
 STATIC8 = Quantize(precision="int8", activations="static", is_unsigned=True)
@@ -91,6 +92,15 @@ def test_nothing_is_said_of_what_is_not_static_onnx():
     assert floats_when_loaded(two_layers(beta=2.0), dynamic, is_x86=True) == frozenset()
     tflite = artifacts.quantized_tflite("conv", "static8")
     assert floats_when_loaded(tflite, STATIC8, is_x86=True) == frozenset()
+
+
+def test_a_file_too_large_to_ask_about_is_told(monkeypatch):
+    model = two_layers(beta=2.0)
+    assert why_unseen(model, STATIC8) == ""
+    monkeypatch.setattr(audit_loaded, "LARGEST_BYTES", len(model) - 1)
+    assert "is not evaluated" in why_unseen(model, STATIC8)
+    assert why_unseen(model, Quantize(precision="int8", activations="dynamic")) == ""
+    assert floats_when_loaded(model, STATIC8, is_x86=True) == frozenset()
 
 
 def test_the_audit_counts_such_a_layer_as_float():
