@@ -47,7 +47,7 @@ def workload(text: str = "stories") -> edgekit.Workload:
     )
 
 
-def judged(model: nn.Module, text: str) -> np.ndarray:
+def judged(model: Llama, text: str) -> np.ndarray:
     """Tokens that calibration did not see. Shapes: (JUDGED, TOKENS)."""
     if text == "stories":
         return told(model, JUDGED, seed=1)
@@ -58,14 +58,16 @@ def judged(model: nn.Module, text: str) -> np.ndarray:
 
 
 @torch.no_grad()
-def told(model: nn.Module, count: int, *, seed: int) -> np.ndarray:
+def told(model: Llama, count: int, *, seed: int) -> np.ndarray:
     """Stories that the float model tells by chance. Shapes: (count, TOKENS)."""
     generator = torch.Generator().manual_seed(seed)
-    tokens = torch.full((count, 1), BEGIN)
+    tokens, past = [torch.full((count, 1), BEGIN)], None
     for _ in range(TOKENS - 1):
-        shares = model(tokens)[:, -1].softmax(-1)
-        tokens = torch.cat([tokens, torch.multinomial(shares, 1, generator=generator)], dim=1)
-    return tokens.numpy()
+        # Keys and values of the tokens before are kept, so each step computes one token.
+        given = model.inner(tokens[-1], past_key_values=past, use_cache=True)
+        shares, past = given.logits[:, -1].softmax(-1), given.past_key_values
+        tokens.append(torch.multinomial(shares, 1, generator=generator))
+    return torch.cat(tokens, dim=1).numpy()
 
 
 def load(path: Path) -> Llama:
