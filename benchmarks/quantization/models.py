@@ -78,7 +78,7 @@ def _all() -> tuple[Subject, ...]:
         name="stories260k",
         workload=f"{HERE / 'stories.py'}:workload",
         arguments={},
-        sets={name: {"text": name} for name in ("stories", "plays", "wiki")},
+        sets={name: {"text": name} for name in ("plays", "stories", "wiki")},
         score="tokens",
     )
     return (*resnets, *mobiles, *minilms, stories)
