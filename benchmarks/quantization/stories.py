@@ -34,7 +34,7 @@ class Llama(nn.Module):
 
 
 def workload(text: str = "plays") -> edgekit.Workload:
-    """The model, calibrated on plays. text: "plays" (others of them), "stories" or "wiki" judges."""
+    """The model, calibrated on plays and judged on others, on "stories" or on "wiki"."""
     model = load(data_folder() / "lm" / "stories260K.bin")
     return edgekit.Workload(
         name="stories260k",
