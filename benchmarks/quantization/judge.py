@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.compile.strip import strip_bytes
-from edgekit.runtime.litert_widen import widen_convolutions
+from edgekit.runtime.litert_widen import widen_weights
 
 Arrays = Mapping[str, NDArray[Any]]
 Run = Callable[[list[NDArray[Any]]], NDArray[Any]]
@@ -41,12 +41,12 @@ class Change:
 def opened(path: Path, *, is_wrapped: bool = False) -> Run:
     """A function from one sample's inputs, in order, to the first output.
 
-    is_wrapped: as edgekit's wrapper opens it on a device, which widens 4-bit convolutions.
+    is_wrapped: as edgekit's wrapper opens it on a device, which widens 4-bit weights.
     """
     if path.suffix in (".onnx", ".ort"):
         return _onnx(path)
     model = path.read_bytes()
-    return _litert(widen_convolutions(model).model if is_wrapped else model)
+    return _litert(widen_weights(model).model if is_wrapped else model)
 
 
 def _onnx(path: Path) -> Run:

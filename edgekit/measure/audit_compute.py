@@ -7,10 +7,19 @@ from edgekit.graph.weights import WeightLayer
 from edgekit.measure.audit_finding import Finding, finding_of
 from edgekit.measure.audit_match import Pair
 from edgekit.measure.audit_subject import COMPUTED_AS_FLOATS, Subject
-from edgekit.runtime.litert_widen import four_bit_convolutions
+from edgekit.runtime.litert_widen import four_bit_weights
 
 _FLOAT_COMPUTE = "float activations"
 _WIDE_ACTIVATIONS = 16
+# By whether activations are integers: what computes, what a session does, and how much it wins.
+_WIDENED = {
+    True: ("int8", "runs INT8's kernels in INT8's memory and the file's beside it", "several"),
+    False: (
+        "float32",
+        "LiteRT makes floats of those once, in float's memory and the file's beside it",
+        "many",
+    ),
+}
 COMPUTE_KINDS = ("float compute", "activations")
 
 
@@ -76,28 +85,31 @@ def _stored_alone(subject: Subject) -> Iterator[Finding]:
 
 
 def _widened_to_run(subject: Subject) -> Iterator[Finding]:
-    """One note for the convolutions of a .tflite that a session runs in more bits than stored."""
+    """A note for the layers of a .tflite that a session runs in more bits than stored."""
     if subject.graph.format != "tflite":
         return
-    widened = four_bit_convolutions(subject.graph).widened
+    widened = four_bit_weights(subject.graph).widened
     layers = [pair.layer for pair in subject.distinct if pair.layer.key in widened]
-    if not layers:
-        return
-    share = sum(subject.share(layer) for layer in layers)
-    count = f"{len(layers)} convolutions" if len(layers) > 1 else "1 convolution"
-    yield Finding(
-        kind="widened to run",
-        layer=", ".join(dict.fromkeys(subject.path(layer) for layer in layers)),
-        wanted="int4 weights",
-        found="int4 weights, int8 compute",
-        share=share,
-        message=(
-            f"{count} with int4 weights ({share:.1%} of all): edgekit's runtime widens them to "
-            "int8 when it opens the model, and runs INT8's kernels in INT8's memory and the file's "
-            "beside it; LiteRT alone unpacks them at every run, and takes several times as long"
-        ),
-        severity="note",
-    )
+    for is_integer, (compute, runs, alone) in _WIDENED.items():
+        group = [layer for layer in layers if layer.is_integer == is_integer]
+        if not group:
+            continue
+        share = sum(subject.share(layer) for layer in group)
+        noun = "convolution" if is_integer else "layer"
+        count = f"{len(group)} {noun}s" if len(group) > 1 else f"1 {noun}"
+        yield Finding(
+            kind="widened to run",
+            layer=", ".join(dict.fromkeys(subject.path(layer) for layer in group)),
+            wanted="int4 weights",
+            found=f"int4 weights, {compute} compute",
+            share=share,
+            message=(
+                f"{count} with int4 weights ({share:.1%} of all): edgekit's runtime widens them to "
+                f"int8 when it opens the model, and {runs}; LiteRT alone unpacks them at every "
+                f"run, and takes {alone} times as long"
+            ),
+            severity="note",
+        )
 
 
 def _is_stored_alone(subject: Subject, layer: WeightLayer) -> bool:

@@ -31,8 +31,8 @@ class LiteRtEngine:
 
     ``reference`` runs the reference kernels instead: slow, and what golden values are made with.
     ``keeps_inner`` keeps every tensor for ``inner``, with LiteRT's own optimized kernels: XNNPACK
-    keeps none. Both run the file as it is, and get the same integers; otherwise 4-bit weights of
-    convolutions become 8-bit ones in memory, for XNNPACK (``litert_widen``). notes: where they do
+    keeps none. Both run the file as it is, and get the same integers; otherwise 4-bit weights that
+    XNNPACK has no kernel for become 8-bit ones in memory (``litert_widen``). notes: where they do
     not, and why.
     """
 
@@ -48,7 +48,7 @@ class LiteRtEngine:
         reference: bool = False,
         keeps_inner: bool = False,
     ) -> None:
-        """Load exactly these bytes, 4-bit convolutions widened.
+        """Load exactly these bytes, 4-bit weights widened.
 
         Raises: SessionError when the native parser refuses them.
         """
@@ -128,11 +128,11 @@ def _widened(model: bytes) -> tuple[bytes, tuple[str, ...]]:
         if not holds_dtype(model, "int4"):
             return model, ()
     except InputError as fault:
-        return model, (f"the model was not searched for convolutions of 4 bits: {fault}",)
+        return model, (f"the model was not searched for weights of 4 bits: {fault}",)
     # Imported here: a reader of whole graphs is one more import of every start, and few need it.
-    from edgekit.runtime.litert_widen import widen_convolutions  # noqa: PLC0415
+    from edgekit.runtime.litert_widen import widen_weights  # noqa: PLC0415
 
-    widened = widen_convolutions(model)
+    widened = widen_weights(model)
     return widened.model, widened.notes
 
 

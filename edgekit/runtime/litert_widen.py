@@ -1,10 +1,11 @@
-"""4-bit weights of convolutions, widened to 8 bits before LiteRT sees them.
+"""4-bit weights that XNNPACK takes in 8 bits alone, widened before LiteRT sees them.
 
 XNNPACK takes no convolution with 4-bit weights, whatever its flags, and LiteRT's own kernel unpacks
-them at every run: 3 to 4 times as long as INT8 (ai-edge-litert 2.3.0, docs/precisions.md). So the
-file stays in 4 bits, and the interpreter gets the same integers with the same scales in 8. Fully
-connected layers stay as they are: XNNPACK has kernels for 4 bits there, as fast as those for 8 or
-faster.
+them at every run: 3 to 4 times as long as INT8 (ai-edge-litert 2.3.0, docs/precisions.md). Nor does
+it take a DEQUANTIZE of 4 bits, behind which layers with float activations then run outside of it;
+of 8 bits it makes floats once. So the file stays in 4 bits, and the interpreter gets the same
+integers with the same scales in 8. Fully connected layers with integer activations stay as they
+are: XNNPACK has kernels for 4 bits there, as fast as those for 8 or faster.
 
 The file is patched, not written anew: wide values are appended, a buffer is made to point at them,
 and one byte says the tensor's new type.
@@ -25,7 +26,7 @@ from edgekit.graph.tflite_names import DTYPES
 Key = tuple[int, int]  # (subgraph, tensor)
 
 # Operators, and the input that holds their weights.
-_CONVOLUTIONS = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1}
+_WEIGHTS = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "DEQUANTIZE": 0}
 # Fields of schema.fbs: Model, SubGraph, Tensor, Buffer.
 _SUBGRAPHS, _BUFFERS = 2, 4
 _TENSORS = 0
@@ -36,7 +37,7 @@ _ALIGNMENT = 16
 # Offsets inside a flatbuffer are 32 bits wide, signed in places.
 _MOST_BYTES = 2**31 - 2**20
 _MOST_NAMED = 3
-_STAY = "stay in 4 bits, and take several times as long as INT8"
+_STAY = "without a fast kernel for 4 bits stay so, and take several times as long as in 8"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +49,8 @@ class Widened:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FourBitConvolutions:
-    """Constants of 4 bits that are weights of convolutions.
+class FourBitWeights:
+    """Constants of 4 bits that convolutions or DEQUANTIZE read.
 
     widened: those that can be stored in 8 bits instead. left: the others, and why.
     """
@@ -58,21 +59,21 @@ class FourBitConvolutions:
     left: tuple[tuple[Key, str], ...]
 
 
-def widen_convolutions(model: bytes) -> Widened:
-    """The .tflite with 8-bit weights in its 4-bit convolutions, where it has such.
+def widen_weights(model: bytes) -> Widened:
+    """The .tflite with 8 bits for what has no fast kernel for 4, where it has such.
 
     What cannot be widened stays as it is, with a note; of a file that cannot be read, all does.
     """
     try:
         graph = tflite_file.read(model, "the model")
-        found = four_bit_convolutions(graph)
+        found = four_bit_weights(graph)
         wide = _written(model, graph, found.widened) if found.widened else model
     except InputError as fault:
-        return Widened(model=model, notes=(f"any convolutions of 4 bits {_STAY}: {fault}",))
+        return Widened(model=model, notes=(f"any weights {_STAY}: {fault}",))
     return Widened(model=wide, notes=_notes(graph, found))
 
 
-def four_bit_convolutions(graph: Graph) -> FourBitConvolutions:
+def four_bit_weights(graph: Graph) -> FourBitWeights:
     """Which weights a session runs in 8 bits that the .tflite stores in 4."""
     faults = {
         (place, index): _fault(subgraph, index)
@@ -81,7 +82,7 @@ def four_bit_convolutions(graph: Graph) -> FourBitConvolutions:
     }
     sound = {key for key, fault in faults.items() if not fault}
     shared = _shared_with_others(graph, sound)
-    return FourBitConvolutions(
+    return FourBitWeights(
         widened=tuple(key for key in faults if key in sound - shared),
         left=tuple(
             (key, fault or "a tensor that stays as it is has the same bytes")
@@ -92,11 +93,11 @@ def four_bit_convolutions(graph: Graph) -> FourBitConvolutions:
 
 
 def _weights(subgraph: Subgraph) -> dict[int, None]:
-    """Constants of 4 bits in the place of a convolution's weights, in order of execution."""
+    """Constants of 4 bits in the place of such an operator's weights, in order of execution."""
     places = (
         item.inputs[slot]
         for item in subgraph.operators
-        for slot in [_CONVOLUTIONS.get(item.name, -1)]
+        for slot in [_WEIGHTS.get(item.name, -1)]
         if 0 <= slot < len(item.inputs) and item.inputs[slot] >= 0
     )
     tensors = subgraph.tensors
@@ -116,7 +117,7 @@ def _fault(subgraph: Subgraph, index: int) -> str:
         return "the model gives it out"
     for item in subgraph.operators:
         used = [slot for slot, place in enumerate(item.inputs) if place == index]
-        if index in item.outputs or used not in ([], [_CONVOLUTIONS.get(item.name)]):
+        if index in item.outputs or used not in ([], [_WEIGHTS.get(item.name)]):
             return f"{item.name} uses it, too"
     return ""
 
@@ -136,7 +137,7 @@ def _shared_with_others(graph: Graph, sound: set[Key]) -> set[Key]:
     }
 
 
-def _notes(graph: Graph, found: FourBitConvolutions) -> tuple[str, ...]:
+def _notes(graph: Graph, found: FourBitWeights) -> tuple[str, ...]:
     if not found.left:
         return ()
     total = len(found.left) + len(found.widened)
@@ -145,7 +146,7 @@ def _notes(graph: Graph, found: FourBitConvolutions) -> tuple[str, ...]:
         for (place, index), why in islice(found.left, _MOST_NAMED)
     )
     more = f"; and {len(found.left) - _MOST_NAMED} more" if len(found.left) > _MOST_NAMED else ""
-    return (f"{len(found.left)} of {total} weights of convolutions {_STAY}: {named}{more}",)
+    return (f"{len(found.left)} of {total} weights {_STAY}: {named}{more}",)
 
 
 def _written(model: bytes, graph: Graph, keys: tuple[Key, ...]) -> bytes:

@@ -193,6 +193,6 @@ def test_run_and_bench_say_on_stderr_what_runs_slower_than_it_should(tmp_path, c
         found = command(*words, "--json")
         assert found.code == 0
         json.loads(found.out)
-        assert "note: 1 of 3 weights of convolutions stay in 4 bits" in found.err.replace(
+        assert "note: 1 of 3 weights without a fast kernel for 4 bits stay so" in found.err.replace(
             "note: bench: ", "note: "
         )

@@ -104,8 +104,8 @@ def float_tflite(name):
 
 @cache
 def quantized_tflite(name, recipe):
-    """recipe: static8, dynamic8, weight8, static4 (convolutions), dynamic4 (blocks of 32), fp16,
-    skip (static8 without the pointwise layer)."""
+    """recipe: static8, dynamic8, weight8, weight4, static4 (convolutions), dynamic4 (blocks of 32),
+    fp16, skip (static8 without the pointwise layer)."""
     from ai_edge_quantizer import quantizer, recipe_manager
     from ai_edge_quantizer.algorithm_manager import AlgorithmName
     from ai_edge_quantizer.qtyping import QuantGranularity, TFLOperationName
@@ -129,8 +129,8 @@ def quantized_tflite(name, recipe):
         manager.add_dynamic_config(
             ".*", everything, num_bits=4, granularity=QuantGranularity.BLOCKWISE_32
         )
-    if recipe == "weight8":
-        manager.add_weight_only_config(".*", everything, num_bits=8)
+    if recipe in ("weight8", "weight4"):
+        manager.add_weight_only_config(".*", everything, num_bits=int(recipe[-1]))
     if recipe == "fp16":
         for operation in (
             TFLOperationName.CONV_2D,

@@ -19,6 +19,7 @@ STATIC8 = Quantize(precision="int8", activations="static")
 DYNAMIC8 = Quantize(precision="int8", activations="dynamic")
 WEIGHT8 = Quantize(precision="int8", activations="none")
 FP16 = Quantize(precision="fp16", activations="none")
+WEIGHT4 = Quantize(precision="int4", activations="none")
 STATIC4 = Quantize(precision="int4", activations="static")
 DYNAMIC4 = Quantize(
     precision="int4", activations="dynamic", block_size=32, keep_first_last_int8=False
@@ -530,7 +531,19 @@ def test_four_bit_convolutions_are_said_to_run_in_eight():
     assert found.severity == "note"
     assert found.share == pytest.approx((STEM + POINTWISE) / ALL)
     assert found.message.startswith("2 convolutions with int4 weights")
+    assert found.found == "int4 weights, int8 compute"
     assert figure(report, "compute_integer_share") == 1.0
+
+
+def test_four_bit_weights_of_float_layers_are_said_to_be_made_floats_once():
+    report = audit_recipe("conv", "tflite", "weight4", WEIGHT4, tolerance=1.0)
+    (found,) = [item for item in report.findings if item.kind == "widened to run"]
+    assert found.severity == "note"
+    assert found.found == "int4 weights, float32 compute"
+    # ai-edge-quantizer leaves the depthwise one in floats.
+    assert found.share == pytest.approx(1 - DEPTHWISE / ALL)
+    assert found.message.startswith("3 layers with int4 weights")
+    assert figure(report, "compute_integer_share") == 0.0
 
 
 @pytest.mark.parametrize(

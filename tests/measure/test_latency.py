@@ -220,4 +220,4 @@ def test_the_stage_says_what_runs_slower_than_it_should(tmp_path, quick):
     events = []
     latency.measure(request, tmp_path, Reporter(stage="latency", listener=events.append))
     (note,) = [item.message for item in events if item.kind == "note"]
-    assert note.startswith("1 of 3 weights of convolutions stay in 4 bits")
+    assert note.startswith("1 of 3 weights without a fast kernel for 4 bits stay so")

@@ -1,4 +1,4 @@
-"""Models with 4-bit convolutions, made and read by LiteRT's own schema, and a bundle of one."""
+"""Models with 4-bit weights, made and read by LiteRT's own schema, and a bundle of one."""
 
 from functools import cache
 
@@ -13,6 +13,8 @@ from tests.runtime.conftest import Model, seal
 
 SHAPE = (3, 16, 16)
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
+# What has no fast kernel for 4 bits.
+WIDENED = (*CONVOLUTIONS, "DEQUANTIZE")
 INT4, INT8 = schema.TensorType.INT4, schema.TensorType.INT8
 
 
@@ -45,10 +47,14 @@ def values_of(content, model, tensor):
 def readers(model):
     """Tensors that are the weights of operators, by the operator's name."""
     names = {code: name for name, code in vars(schema.BuiltinOperator).items() if name.isupper()}
-    return [
-        (names[model.operatorCodes[item.opcodeIndex].builtinCode], int(item.inputs[1]))
+    named = [
+        (names[model.operatorCodes[item.opcodeIndex].builtinCode], item)
         for item in model.subgraphs[0].operators
-        if len(item.inputs) > 1
+    ]
+    return [
+        (name, int(item.inputs[0 if name == "DEQUANTIZE" else 1]))
+        for name, item in named
+        if name == "DEQUANTIZE" or len(item.inputs) > 1
     ]
 
 
@@ -72,13 +78,14 @@ def stripped(recipe):
 
 @cache
 def models():
-    """4-bit convolutions as ai-edge-quantizer and edgekit store them, and every other kind."""
+    """4-bit weights as ai-edge-quantizer and edgekit store them, and every other kind."""
     return {
         "buffers behind the model": artifacts.quantized_tflite("conv", "static4"),
         "stripped": stripped("static4"),
         "static": narrowed(stripped("static8"), CONVOLUTIONS),
         # LiteRT has no depthwise kernel for 4 bits beside floats.
         "dynamic": narrowed(stripped("dynamic8"), ("CONV_2D",)),
+        "weights alone": narrowed(stripped("weight8"), ("DEQUANTIZE",)),
     }
 
 

@@ -1,4 +1,4 @@
-"""4-bit convolutions as a session runs them, against LiteRT's own kernels and its schema."""
+"""4-bit weights as a session runs them, against LiteRT's own kernels and its schema."""
 
 import contextlib
 import struct
@@ -12,12 +12,13 @@ from edgekit import runtime
 from edgekit.core.errors import SessionError
 from edgekit.runtime import litert_widen
 from edgekit.runtime.litert import LiteRtEngine
-from edgekit.runtime.litert_widen import widen_convolutions
+from edgekit.runtime.litert_widen import widen_weights
 from tests.graph import artifacts
 from tests.runtime.four_bits import (
     CONVOLUTIONS,
     INT4,
     INT8,
+    WIDENED,
     another_has_its_bytes,
     first_weight,
     models,
@@ -31,10 +32,16 @@ from tests.runtime.four_bits import (
 )
 
 
+def four_bit_weights(model):
+    tensors = model.subgraphs[0].tensors
+    found = {index for name, index in readers(model) if name in WIDENED}
+    return {index for index in found if tensors[index].type == INT4}
+
+
 def widened_by_the_schema(content):
-    """The same file with its 4-bit convolutions in 8 bits, written anew by LiteRT's own schema."""
+    """The same file with those weights in 8 bits, written anew by LiteRT's own schema."""
     model = unpacked(content)
-    for index in {index for name, index in readers(model) if name in CONVOLUTIONS}:
+    for index in four_bit_weights(model):
         tensor = model.subgraphs[0].tensors[index]
         values = values_of(content, model, tensor).view(np.uint8)
         model.buffers.append(schema.BufferT(data=values))
@@ -42,7 +49,7 @@ def widened_by_the_schema(content):
     return packed(model)
 
 
-KINDS = ("buffers behind the model", "stripped", "static", "dynamic")
+KINDS = ("buffers behind the model", "stripped", "static", "dynamic", "weights alone")
 
 
 def interpreter(content, resolver=OpResolverType.AUTO):
@@ -75,12 +82,12 @@ def engine_outputs(content):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_four_bit_convolutions_become_the_same_integers_in_eight_and_nothing_else_changes(kind):
+def test_four_bit_weights_become_the_same_integers_in_eight_and_nothing_else_changes(kind):
     content = models()[kind]
-    wide = widen_convolutions(content)
+    wide = widen_weights(content)
     assert wide.notes == ()
     before, after = unpacked(content), unpacked(wide.model)
-    weights = {index for name, index in readers(before) if name in CONVOLUTIONS}
+    weights = four_bit_weights(before)
     changed = 0
     both = zip(before.subgraphs[0].tensors, after.subgraphs[0].tensors, strict=True)
     for index, (old, new) in enumerate(both):
@@ -92,7 +99,7 @@ def test_four_bit_convolutions_become_the_same_integers_in_eight_and_nothing_els
         )
         old.type = new.type
         assert str(flat(old)) == str(flat(new))
-    assert changed == (3 if kind == "static" else 2)
+    assert changed == {"static": 3, "weights alone": 4}.get(kind, 2)
     assert flat(before.subgraphs[0].operators) == flat(after.subgraphs[0].operators)
 
 
@@ -115,7 +122,7 @@ def flat(value):
 )
 def test_litert_s_own_kernels_give_the_same_bits_for_both(kind, resolver):
     content = models()[kind]
-    found = outputs(widen_convolutions(content).model, resolver)
+    found = outputs(widen_weights(content).model, resolver)
     assert len(np.unique(found)) > 8
     np.testing.assert_array_equal(found, outputs(content, resolver))
 
@@ -145,15 +152,15 @@ def test_xnnpack_takes_the_widened_convolutions_and_not_those_of_four_bits(kind)
         names = [item["op_name"] for item in interpreter(model)._get_ops_details()]
         return names.count("DELEGATE")
 
-    eight = stripped("dynamic8" if kind == "dynamic" else "static8")
-    assert parts(widen_convolutions(content).model) == parts(eight)
+    eight = stripped({"dynamic": "dynamic8", "weights alone": "weight8"}.get(kind, "static8"))
+    assert parts(widen_weights(content).model) == parts(eight)
     # Of three layers in a row two others hold as many parts as two and one.
     assert kind == "dynamic" or parts(content) != parts(eight)
 
 
 def test_wide_weights_lie_where_kernels_expect_them():
     content = models()["static"]
-    wide = widen_convolutions(content).model
+    wide = widen_weights(content).model
     before = unpacked(content)
     for name, index in readers(before):
         if name in CONVOLUTIONS:
@@ -174,7 +181,7 @@ def test_wide_weights_lie_where_kernels_expect_them():
 )
 def test_what_has_no_four_bit_convolutions_is_given_on_as_it_is(content):
     model = content()
-    found = widen_convolutions(model)
+    found = widen_weights(model)
     assert found.model is model
     assert found.notes == ()
 
@@ -207,10 +214,10 @@ def test_a_weight_that_something_else_uses_stays_and_is_named(change, why):
     model = unpacked(models()["static"])
     change(model)
     content = packed(model)
-    found = widen_convolutions(content)
+    found = widen_weights(content)
     assert found.notes == (
-        "1 of 3 weights of convolutions stay in 4 bits, and take several times as long as INT8: "
-        f"tensor {first_weight(model)}: {why}",
+        "1 of 3 weights without a fast kernel for 4 bits stay so, and take several times as long "
+        f"as in 8: tensor {first_weight(model)}: {why}",
     )
     types = [item.type for item in unpacked(found.model).subgraphs[0].tensors]
     assert types.count(INT4) == 1
@@ -233,7 +240,7 @@ def test_convolutions_that_share_a_weight_still_share_it():
     place = model.subgraphs[0].operators.index(operator)
     model.subgraphs[0].operators.insert(place + 1, again)
     content = packed(model)
-    wide = widen_convolutions(content).model
+    wide = widen_weights(content).model
     elements = int(np.prod(twin.shape))
     weights = sum(
         int(np.prod(model.subgraphs[0].tensors[index].shape))
@@ -249,9 +256,9 @@ def test_convolutions_that_share_a_weight_still_share_it():
 def test_a_model_that_would_grow_too_large_stays_as_it_is_and_says_so(monkeypatch):
     content = models()["static"]
     monkeypatch.setattr(litert_widen, "_MOST_BYTES", len(content) + 1000)
-    found = widen_convolutions(content)
+    found = widen_weights(content)
     assert found.model is content
-    assert "stay in 4 bits" in found.notes[0]
+    assert "for 4 bits stay so" in found.notes[0]
     assert f"one .tflite holds {len(content) + 1000}" in found.notes[0]
 
 
@@ -263,7 +270,7 @@ def test_a_model_that_litert_reads_and_edgekit_does_not_runs_as_it_is_and_says_s
     found, notes = engine_outputs(content)
     np.testing.assert_array_equal(found, outputs(content))
     assert len(notes) == 1
-    assert notes[0].startswith("any convolutions of 4 bits stay in 4 bits")
+    assert notes[0].startswith("any weights without a fast kernel for 4 bits stay so")
     assert "a tensor shape [-9" in notes[0]
 
 
@@ -271,7 +278,7 @@ def test_a_sparse_weight_is_not_patched():
     model = unpacked(models()["static"])
     model.subgraphs[0].tensors[first_weight(model)].sparsity = schema.SparsityParametersT()
     content = packed(model)
-    found = widen_convolutions(content)
+    found = widen_weights(content)
     assert found.model is content
     assert "is stored sparsely" in found.notes[0]
 
@@ -283,7 +290,7 @@ def test_buffers_that_are_one_are_not_patched():
     model.buffers.append(schema.BufferT(data=model.buffers[weight.buffer].data))
     model.subgraphs[0].tensors[-1].buffer = len(model.buffers) - 1
     content = packed(model)
-    assert widen_convolutions(content).notes == ()  # the same bytes, twice
+    assert widen_weights(content).notes == ()  # the same bytes, twice
     # Through LiteRT's own accessors: the second buffer's entry becomes the first one's table.
     table = schema.Model.GetRootAs(content, 0)._tab
     entries = table.Vector(table.Offset(12))
@@ -291,7 +298,7 @@ def test_buffers_that_are_one_are_not_patched():
     changed = bytearray(content)
     (step,) = struct.unpack_from("<I", changed, first)
     struct.pack_into("<I", changed, second, first + step - second)
-    found = widen_convolutions(bytes(changed))
+    found = widen_weights(bytes(changed))
     assert found.model == bytes(changed)
     assert "several of its buffers or tensors are one" in found.notes[0]
 
@@ -304,7 +311,7 @@ def test_the_reference_kernels_and_inner_tensors_are_those_of_the_file():
 
     assert loaded(reference=True) == content
     assert loaded(keeps_inner=True) == content
-    assert loaded() == widen_convolutions(content).model != content
+    assert loaded() == widen_weights(content).model != content
 
 
 def test_mutated_models_never_crash_the_loader():
@@ -321,7 +328,7 @@ def test_a_session_says_what_stays_in_four_bits(bundles, tmp_path):
     with runtime.open(seal_kept_weight(tmp_path / "kept")) as session:
         (note,) = session.notes
         assert session.run(artifacts.images(1))["scores"].shape == (1, 10)
-    assert note.startswith("1 of 3 weights of convolutions stay in 4 bits")
+    assert note.startswith("1 of 3 weights without a fast kernel for 4 bits stay so")
     for path in bundles.values():
         with runtime.open(path) as session:
             assert session.notes == ()
