@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx import GraphModule, Node
+
+from edgekit.compile.graph_edits import attribute, call, constant, first, numbers, replace_, uses
 
 _ATEN = torch.ops.aten
 _RESHAPES = (_ATEN.flatten.using_ints, _ATEN.reshape.default, _ATEN.view.default)
@@ -43,7 +45,7 @@ def _leave_out_dropouts_(module: GraphModule) -> None:
     """Those that drop nothing stand between a norm and the layers that it is read by."""
     for node in list(module.graph.nodes):
         if node.target is _ATEN.dropout.default and not node.args[2]:
-            _replace_(module, node, node.args[0])
+            replace_(module, node, node.args[0])
 
 
 def _leave_batch_open_(node: Node) -> None:
@@ -60,7 +62,7 @@ def _fold_batch_norm_(module: GraphModule, node: Node) -> None:
     litert-torch folds the norms behind 2-d convolutions alone; all others become four operators.
     """
     is_training, epsilon = node.args[5], node.args[7]
-    weight, bias, mean, variance = (_constant(module, item) for item in node.args[1:5])
+    weight, bias, mean, variance = (constant(module, item) for item in node.args[1:5])
     if is_training or mean is None or variance is None:
         return
     scale = torch.rsqrt(variance.double() + float(epsilon))  # type: ignore[arg-type]
@@ -72,11 +74,11 @@ def _fold_batch_norm_(module: GraphModule, node: Node) -> None:
         return
     axes = (1,) * (node.meta["val"].dim() - 2)
     with module.graph.inserting_before(node):
-        factor = _attribute(module, f"{node.name}_scale", scale.float().reshape(-1, *axes))
-        offset = _attribute(module, f"{node.name}_shift", shift.float().reshape(-1, *axes))
-        product = _call(module, node, _ATEN.mul.Tensor, layer, factor)
-        total = _call(module, node, _ATEN.add.Tensor, product, offset)
-    _replace_(module, node, total)
+        factor = attribute(module, f"{node.name}_scale", scale.float().reshape(-1, *axes))
+        offset = attribute(module, f"{node.name}_shift", shift.float().reshape(-1, *axes))
+        product = call(module, node, _ATEN.mul.Tensor, layer, factor)
+        total = call(module, node, _ATEN.add.Tensor, product, offset)
+    replace_(module, node, total)
 
 
 def _fold_into_layer_(
@@ -85,24 +87,24 @@ def _fold_into_layer_(
     is_known = layer.target in (*_LINEAR, *_CONVOLUTIONS, *_TRANSPOSED)
     if not is_known or len(layer.users) != 1:
         return False
-    weight = _constant(module, layer.args[1])
-    if weight is None or _uses(module, layer.args[1]) > 1:
+    weight = constant(module, layer.args[1])
+    if weight is None or uses(module, layer.args[1]) > 1:
         return False
     axis = 0
     if layer.target in _TRANSPOSED:
         if len(layer.args) > 6 and layer.args[6] != 1:
             return False  # output channels of groups do not lie on one axis
         axis = 1
-    bias = _constant(module, layer.args[2]) if len(layer.args) > 2 else None
+    bias = constant(module, layer.args[2]) if len(layer.args) > 2 else None
     shape = [-1 if place == axis else 1 for place in range(weight.dim())]
     moved = shift if bias is None else shift + bias.double() * scale
     with module.graph.inserting_before(layer):
-        folded = _attribute(
+        folded = attribute(
             module, f"{layer.name}_weight", (weight.double() * scale.reshape(shape)).float()
         )
-        offset = _attribute(module, f"{layer.name}_bias", moved.float())
+        offset = attribute(module, f"{layer.name}_bias", moved.float())
     layer.args = (layer.args[0], folded, offset, *layer.args[3:])
-    _replace_(module, node, layer)
+    replace_(module, node, layer)
     return True
 
 
@@ -113,10 +115,10 @@ def _crop_transposed_(module: GraphModule, node: Node) -> None:
     stride of 2 with a padding of 1, the commonest of all.
     """
     rank = node.meta["val"].dim() - 2
-    stride = _numbers(node, 3, rank, 1)
-    padding = _numbers(node, 4, rank, 0)
-    extra = _numbers(node, 5, rank, 0)
-    dilation = _numbers(node, 7, rank, 1)
+    stride = numbers(node, 3, rank, 1)
+    padding = numbers(node, 4, rank, 0)
+    extra = numbers(node, 5, rank, 0)
+    dilation = numbers(node, 7, rank, 1)
     kernel = node.args[1].meta["val"].shape[2:]  # type: ignore[union-attr]
     edges = list(zip(kernel, stride, padding, extra, dilation, strict=True))
     if all(_is_padded_as_litert(*edge) for edge in edges):
@@ -124,16 +126,14 @@ def _crop_transposed_(module: GraphModule, node: Node) -> None:
     if any(more > cut for _, _, cut, more, _ in edges):
         return  # the last rows are the bias alone: no cutting gives them
     groups = node.args[6] if len(node.args) > 6 else 1
-    layer_args = (*_first(node, 3), stride, [0] * rank, [0] * rank, groups, dilation)
+    layer_args = (*first(node, 3), stride, [0] * rank, [0] * rank, groups, dilation)
     with module.graph.inserting_before(node):
-        cut = _call(module, node, node.target, *layer_args)
+        cut = call(module, node, node.target, *layer_args)
         for place, (size, cut_by) in enumerate(
             zip(node.meta["val"].shape[2:], padding, strict=True)
         ):
-            cut = _call(
-                module, node, _ATEN.slice.Tensor, cut, place + 2, cut_by, cut_by + int(size)
-            )
-    _replace_(module, node, cut)
+            cut = call(module, node, _ATEN.slice.Tensor, cut, place + 2, cut_by, cut_by + int(size))
+    replace_(module, node, cut)
 
 
 def _is_padded_as_litert(kernel: int, stride: int, padding: int, extra: int, dilation: int) -> bool:
@@ -146,17 +146,17 @@ def _is_padded_as_litert(kernel: int, stride: int, padding: int, extra: int, dil
 
 def _split_prelu_(module: GraphModule, node: Node) -> None:
     """``relu(x) + slope * (x - relu(x))``: a selection would run outside of XNNPACK as integers."""
-    x, slope = node.args[0], _constant(module, node.args[1])
+    x, slope = node.args[0], constant(module, node.args[1])
     if slope is None:
         return
     axes = (1,) * max(node.meta["val"].dim() - 2, 0)
     with module.graph.inserting_before(node):
-        factor = _attribute(module, f"{node.name}_slope", slope.reshape(-1, *axes))
-        above = _call(module, node, _ATEN.relu.default, x)
-        below = _call(module, node, _ATEN.sub.Tensor, x, above)
-        scaled = _call(module, node, _ATEN.mul.Tensor, below, factor)
-        total = _call(module, node, _ATEN.add.Tensor, above, scaled)
-    _replace_(module, node, total)
+        factor = attribute(module, f"{node.name}_slope", slope.reshape(-1, *axes))
+        above = call(module, node, _ATEN.relu.default, x)
+        below = call(module, node, _ATEN.sub.Tensor, x, above)
+        scaled = call(module, node, _ATEN.mul.Tensor, below, factor)
+        total = call(module, node, _ATEN.add.Tensor, above, scaled)
+    replace_(module, node, total)
 
 
 def _spell_norm_(module: GraphModule, node: Node) -> None:
@@ -167,10 +167,10 @@ def _spell_norm_(module: GraphModule, node: Node) -> None:
     if order != 2 or axes is None or node.kwargs:
         return
     with module.graph.inserting_before(node):
-        squares = _call(module, node, _ATEN.mul.Tensor, x, x)
-        total = _call(module, node, _ATEN.sum.dim_IntList, squares, axes, is_kept)
-        root = _call(module, node, _ATEN.sqrt.default, total)
-    _replace_(module, node, root)
+        squares = call(module, node, _ATEN.mul.Tensor, x, x)
+        total = call(module, node, _ATEN.sum.dim_IntList, squares, axes, is_kept)
+        root = call(module, node, _ATEN.sqrt.default, total)
+    replace_(module, node, root)
 
 
 def _leave_out_expand_(module: GraphModule, node: Node) -> None:
@@ -199,8 +199,8 @@ def _join_repeated_(module: GraphModule, node: Node) -> None:
     if len(times) != x.meta["val"].dim() or not isinstance(count, int):
         return
     with module.graph.inserting_before(node):
-        joined = _call(module, node, _ATEN.cat.default, [x] * count, axes[0])
-    _replace_(module, node, joined)
+        joined = call(module, node, _ATEN.cat.default, [x] * count, axes[0])
+    replace_(module, node, joined)
 
 
 def _part_norm_(module: GraphModule, node: Node) -> None:
@@ -210,7 +210,7 @@ def _part_norm_(module: GraphModule, node: Node) -> None:
     have other sizes then, and are off the grid of a block that they were rounded to.
     """
     last = _NORMS[node.target]
-    operands = [_constant(module, item) for item in node.args[2:last]]
+    operands = [constant(module, item) for item in node.args[2:last]]
     rank = node.meta["val"].dim()
     if not any(user.target in _LINEAR for user in node.users) or operands[0] is None:
         return
@@ -218,12 +218,12 @@ def _part_norm_(module: GraphModule, node: Node) -> None:
         return
     bare = (*node.args[:2], *(None,) * len(operands), *node.args[last:])
     with module.graph.inserting_before(node):
-        result = _call(module, node, node.target, *bare)
+        result = call(module, node, node.target, *bare)
         for target, item in zip(_SCALING, operands, strict=False):
             if item is not None:
-                raised = _attribute(module, f"{node.name}_operand", _raised(item, rank))
-                result = _call(module, node, target, result, raised)
-    _replace_(module, node, result)
+                raised = attribute(module, f"{node.name}_operand", _raised(item, rank))
+                result = call(module, node, target, result, raised)
+    replace_(module, node, result)
 
 
 def _keep_apart_(module: GraphModule, node: Node) -> None:
@@ -232,65 +232,16 @@ def _keep_apart_(module: GraphModule, node: Node) -> None:
     if rank < 3 or not any(user.target in _LINEAR for user in node.users):
         return
     for place, item in enumerate(node.args[:2]):
-        value = _constant(module, item)
+        value = constant(module, item)
         if value is not None and value.dim() == 1:
             with module.graph.inserting_before(node):
-                raised = _attribute(module, f"{node.name}_{place}", _raised(value, rank))
+                raised = attribute(module, f"{node.name}_{place}", _raised(value, rank))
             node.update_arg(place, raised)
 
 
 def _raised(value: Tensor, rank: int) -> Tensor:
     """A constant with as many axes as what it meets, which no converter folds into a matrix."""
     return value.reshape((1,) * (rank - 1) + (-1,))
-
-
-def _numbers(node: Node, place: int, rank: int, default: int) -> list[int]:
-    found: Any = node.args[place] if len(node.args) > place else default
-    numbers = list(found) if isinstance(found, Sequence) else [found]
-    return numbers * rank if len(numbers) == 1 else numbers
-
-
-def _first(node: Node, count: int) -> tuple[Any, ...]:
-    return (*node.args[:count], *(None,) * (count - len(node.args)))
-
-
-def _constant(module: GraphModule, node: Any) -> Tensor | None:
-    """The value behind a node that reads a parameter or a buffer."""
-    if not isinstance(node, Node) or node.op != "get_attr":
-        return None
-    owner: Any = module
-    for name in str(node.target).split("."):
-        owner = getattr(owner, name)
-    return owner.detach() if isinstance(owner, Tensor) else None
-
-
-def _uses(module: GraphModule, weight: Any) -> int:
-    return sum(
-        len(node.users)
-        for node in module.graph.nodes
-        if node.op == "get_attr" and node.target == weight.target
-    )
-
-
-def _attribute(module: GraphModule, name: str, value: Tensor) -> Node:
-    while hasattr(module, name):
-        name = f"{name}_"
-    module.register_parameter(name, nn.Parameter(value.contiguous(), requires_grad=False))
-    return module.graph.get_attr(name)
-
-
-def _call(module: GraphModule, like: Node, target: Any, *args: Any) -> Node:
-    """A call that belongs to the same module as the node that it stands for."""
-    node = module.graph.call_function(target, args)
-    node.meta = {key: value for key, value in like.meta.items() if key != "val"}
-    return node
-
-
-def _replace_(module: GraphModule, node: Node, by: Node) -> None:
-    if "val" in node.meta:
-        by.meta["val"] = node.meta["val"]
-    node.replace_all_uses_with(by)
-    module.graph.erase_node(node)
 
 
 _REWRITES: dict[Any, Callable[[GraphModule, Node], None]] = {

@@ -12,7 +12,7 @@ from edgekit.flow.stages import StageOutcome
 from edgekit.graph.ranges import FILE as RANGES
 
 if TYPE_CHECKING:
-    from edgekit.flow.mixing import Settled
+    from edgekit.flow.mixed_results import Settled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

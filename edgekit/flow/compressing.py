@@ -29,7 +29,8 @@ from edgekit.evaluate.metrics import Metric
 from edgekit.flow.calls import Inputs
 from edgekit.flow.compressed import Compressed, ModuleStep
 from edgekit.flow.mixed_builds import PlanBuilder
-from edgekit.flow.mixing import STAGE, Mixer, Settled
+from edgekit.flow.mixed_results import STAGE, Settled
+from edgekit.flow.mixing import Mixer
 from edgekit.flow.planning import Plan
 from edgekit.flow.prepare import DataSets, Model
 from edgekit.flow.sensing import Place, Sensor

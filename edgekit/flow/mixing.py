@@ -10,25 +10,19 @@ and the plan is solved again with less where it is larger.
 """
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from edgekit.compress.quantization.sensitivity import Probe
-from edgekit.core.codec import to_plain
 from edgekit.core.errors import BudgetError, StepError
-from edgekit.core.figure import Figure, Provenance, exact
-from edgekit.core.figure import Place as Where
 from edgekit.core.mixed import INTEGERS, Mixed
 from edgekit.core.planned import Strategy
 from edgekit.core.progress import Reporter
-from edgekit.core.sensitivity import LayerSensitivity, PlanError, Sensitivity
+from edgekit.core.sensitivity import LayerSensitivity, Sensitivity
 from edgekit.core.strategy import Quantize
-from edgekit.core.units import format_bytes
 from edgekit.flow.mixed_builds import QUANTIZE, PlanBuilder, with_overrides
+from edgekit.flow.mixed_results import Settled, Solved, Tried
 from edgekit.flow.planning import Plan
-from edgekit.flow.results import StepDetail
 from edgekit.flow.sensing import Place, Sensor, forms_of
 from edgekit.plan.mixed import (
     FILE_BYTES,
@@ -37,9 +31,7 @@ from edgekit.plan.mixed import (
     Choice,
     best_plan,
     is_within,
-    layer_pattern,
     offers,
-    predicted_error,
     uniform,
     used,
     with_files,
@@ -48,19 +40,9 @@ from edgekit.plan.mixed import Plan as MixedPlan
 from edgekit.plan.mixed_wish import FILE_LIMIT, WEIGHTS_LIMIT
 from edgekit.plan.rounding import with_rounding
 
-STAGE = "mixed precision"
 _TRIES = 4
 # Constants are aligned in a file: what a plan takes is foreseen to about so much, and then built.
 _SLACK_BYTES = 16
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settled:
-    """A plan after mixed precision was solved for, with what report and evidence say of it."""
-
-    plan: Plan
-    detail: StepDetail
-    figures: tuple[Figure, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,15 +64,6 @@ class _Budgets:
         file = self.file + _SLACK_BYTES - self.over if self.file else None
         bounds = {WEIGHT_BYTES: self.weights, FILE_BYTES: file, TIME: self.time}
         return {name: float(bound) for name, bound in bounds.items() if bound is not None}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Tried:
-    """One plan, measured whole. how: where it comes from."""
-
-    how: str
-    plan: MixedPlan
-    measured: PlanError
 
 
 class Mixer:
@@ -128,7 +101,33 @@ class Mixer:
         file_bytes = 0
         if budgets.file:
             best, tried, file_bytes = self._fitted(best, tried, given, layers, budgets)
-        return self._settled(best, tried, found, layers, budgets, file_bytes)
+        measured = self._sensor.check(self._place, self._probe, best.forms, is_judged=True)
+        solved = Solved(
+            mixed=self._mixed,
+            best=best,
+            tried=tuple(tried),
+            found=found,
+            layers=layers,
+            measured=measured,
+            file_bytes=file_bytes,
+            file_bound=budgets.file,
+        )
+        self._reporter.note(solved.text())
+        return Settled(
+            plan=self._with(solved), detail=solved.detail(), figures=tuple(solved.figures())
+        )
+
+    def _with(self, solved: Solved) -> Plan:
+        """The plan of the build, with the precision of each layer."""
+        plan = with_overrides(self._plan, solved.best.plan, solved.layers)
+        steps = tuple(
+            replace(step, reason=f"{step.reason}; chosen: {solved.counts()}")
+            if step.name == QUANTIZE and step.is_run
+            else step
+            for step in plan.strategy.steps
+        )
+        strategy = Strategy(steps=with_rounding(steps, self._plan.profile.name))
+        return replace(plan, strategy=strategy)
 
     def _free(self, found: Sensitivity) -> tuple[LayerSensitivity, ...]:
         """The layers that are solved for: in the exported model, and not set by hand."""
@@ -210,7 +209,7 @@ class Mixer:
 
     def _best(
         self, given: Mapping[str, Sequence[Choice]], budgets: _Budgets
-    ) -> tuple[_Tried, list[_Tried]]:
+    ) -> tuple[Tried, list[Tried]]:
         """The plan whose measured error is least: of the solved one and the uniform ones that fit.
 
         Errors that do not add up as assumed can make the solved plan the worse one.
@@ -220,23 +219,23 @@ class Mixer:
         plans |= {
             how: plan for how, plan in _uniform_ones(given, self._mixed) if is_within(plan, rows)
         }
-        tried: dict[str, _Tried] = {}
+        tried: dict[str, Tried] = {}
         for how, plan in plans.items():
             forms = {path: choice.form for path, choice in plan.items()}
-            if not any(forms == _forms(item.plan) for item in tried.values()):
+            if not any(forms == item.forms for item in tried.values()):
                 measured = self._sensor.check(self._place, self._probe, forms, is_judged=False)
-                tried[how] = _Tried(how=how, plan=plan, measured=measured)
+                tried[how] = Tried(how=how, plan=plan, measured=measured)
         found = list(tried.values())
         return min(found, key=lambda item: item.measured.error), found
 
     def _fitted(
         self,
-        best: _Tried,
-        tried: list[_Tried],
+        best: Tried,
+        tried: list[Tried],
         given: Mapping[str, Sequence[Choice]],
         layers: Sequence[LayerSensitivity],
         budgets: _Budgets,
-    ) -> tuple[_Tried, list[_Tried], int]:
+    ) -> tuple[Tried, list[Tried], int]:
         """The same, made smaller until the file itself is within its budget; and its bytes."""
         for _ in range(_TRIES):
             size = self._builder.file_bytes(best.plan, layers)
@@ -248,109 +247,6 @@ class Mixer:
             f"{self._where}: after {_TRIES} plans the artifact still takes {size:,} bytes, and "
             f"{budgets.file:,} are asked; set mixed.max_weight_bytes to less"
         )
-
-    def _settled(
-        self,
-        best: _Tried,
-        tried: Sequence[_Tried],
-        found: Sensitivity,
-        layers: Sequence[LayerSensitivity],
-        budgets: _Budgets,
-        file_bytes: int,
-    ) -> Settled:
-        forms = _forms(best.plan)
-        measured = self._sensor.check(self._place, self._probe, forms, is_judged=True)
-        figures = tuple(self._figures(best, measured, found))
-        plan = with_overrides(self._plan, best.plan, layers)
-        counts = Counter(choice.precision for choice in best.plan.values())
-        said = ", ".join(f"{counts[name]} {name}" for name in self._mixed.ordered() if counts[name])
-        steps = tuple(
-            replace(step, reason=f"{step.reason}; chosen: {said}")
-            if step.name == QUANTIZE and step.is_run
-            else step
-            for step in plan.strategy.steps
-        )
-        strategy = Strategy(steps=with_rounding(steps, self._plan.profile.name))
-        self._tell(best, measured, found, said, budgets, file_bytes)
-        return Settled(
-            plan=replace(plan, strategy=strategy),
-            detail=self._detail(best, tried, measured, found, layers),
-            figures=figures,
-        )
-
-    def _figures(self, best: _Tried, measured: PlanError, found: Sensitivity) -> Iterator[Figure]:
-        samples = f"{found.samples} calibration samples, weights alone, in torch"
-        yield Figure(
-            name="mixed_predicted_error",
-            value=predicted_error(best.plan),
-            unit="share",
-            provenance=Provenance.ESTIMATED,
-            place=Where.NOWHERE,
-            how=f"sum of what each layer alone does to the outputs, as if it added up; {samples}",
-        )
-        how = f"squared error of the outputs over their squares, all layers at once; {samples}"
-        yield exact("mixed_output_error", measured.error, "share", how)
-        if measured.metric_drop is not None:
-            how = f"{found.metric} on the data that choices are made on, weights alone, in torch"
-            yield exact("mixed_metric_drop", measured.metric_drop, found.unit, how)
-        how = "weights of the planned layers with the scales of their blocks"
-        yield exact("mixed_weight_bytes", used(best.plan, WEIGHT_BYTES), "bytes", how)
-        if self._mixed.max_latency_ratio:
-            yield Figure(
-                name="mixed_latency_ratio",
-                value=used(best.plan, TIME),
-                unit="ratio",
-                provenance=Provenance.ESTIMATED,
-                place=Where.NOWHERE,
-                how="times of whole precisions, measured here, by multiply-accumulates",
-            )
-
-    def _tell(
-        self,
-        best: _Tried,
-        measured: PlanError,
-        found: Sensitivity,
-        said: str,
-        budgets: _Budgets,
-        file_bytes: int,
-    ) -> None:
-        text = (
-            f"{best.how} plan: {said}; error of the outputs {measured.error:.3g} (predicted "
-            f"{predicted_error(best.plan):.3g}) on {found.samples} samples"
-        )
-        if measured.metric_drop is not None:
-            text += f", {found.metric} drops {measured.metric_drop:.3g} {found.unit}"
-        weights = format_bytes(used(best.plan, WEIGHT_BYTES))
-        text += f"; weights take {weights}"
-        if file_bytes:
-            text += f", the artifact {format_bytes(file_bytes)} of {format_bytes(budgets.file)}"
-        self._reporter.note(text)
-
-    def _detail(
-        self,
-        best: _Tried,
-        tried: Sequence[_Tried],
-        measured: PlanError,
-        found: Sensitivity,
-        layers: Sequence[LayerSensitivity],
-    ) -> StepDetail:
-        points = [
-            {
-                "name": item.how,
-                "predicted_error": predicted_error(item.plan),
-                "measured_error": item.measured.error,
-                "weight_bytes": int(used(item.plan, WEIGHT_BYTES)),
-                "is_kept": item is best,
-            }
-            for item in tried
-        ]
-        values: dict[str, Any] = {
-            "precisions": {path: choice.precision for path, choice in best.plan.items()},
-            "patterns": {layer.path: layer_pattern(layer) for layer in layers},
-            "measured": to_plain(measured),
-            "sensitivity": to_plain(found),
-        }
-        return StepDetail(name=STAGE, points=tuple(points), values=values)
 
 
 def _uniform_ones(
@@ -364,7 +260,3 @@ def _uniform_ones(
         paths = list(given)
         ends = {path: plans["int8"][path] for path in (paths[0], paths[-1])}
         yield "int4 between int8 ends", {**plans["int4"], **ends}
-
-
-def _forms(plan: MixedPlan) -> dict[str, str]:
-    return {path: choice.form for path, choice in plan.items()}

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ from edgekit.evaluate.metrics import Metric
 from edgekit.flow.compressed import ModuleStep
 from edgekit.flow.making import Products
 from edgekit.flow.measuring import Measured
+from edgekit.flow.mixed_results import Settled
 from edgekit.flow.planning import Plan
 from edgekit.flow.prepare import DataSets, Model
 from edgekit.flow.results import BuildOptions
@@ -39,9 +40,6 @@ from edgekit.flow.toolchain import UsableToolchain
 from edgekit.measure.host import describe_host
 from edgekit.report.card import model_card
 from edgekit.runtime.golden import encode_npy
-
-if TYPE_CHECKING:
-    from edgekit.flow.mixing import Settled
 
 GOLDEN_SAMPLES = 8
 # Another processor rounds otherwise: float noise, or a step of 8 bits more or less after a few
@@ -67,7 +65,7 @@ class Build:
     metric: Metric
     products: Products
     module_steps: tuple[ModuleStep, ...]
-    settled: "Settled | None"
+    settled: Settled | None
     measured: Measured
     anti_patterns: tuple[str, ...]
     toolchain: UsableToolchain

@@ -10,7 +10,7 @@ from torch import nn
 from edgekit.compile.litert_convert import convert_program
 from edgekit.compile.litert_islands import float_islands, names_of
 from edgekit.compile.litert_quantize import quantize_model
-from edgekit.compress.spread_linear import as_spread
+from edgekit.compress.scaled_linear import as_spread
 from edgekit.core.artifact import Artifact, Binding
 from edgekit.core.progress import Reporter
 from edgekit.core.strategy import Quantize

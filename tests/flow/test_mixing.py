@@ -15,7 +15,7 @@ from edgekit.compress.quantization.layer_forms import four_bits
 from edgekit.core.codec import to_plain
 from edgekit.core.errors import BudgetError, StepError
 from edgekit.core.strategy import Override
-from edgekit.flow.mixing import STAGE
+from edgekit.flow.mixed_results import STAGE
 from tests.compress.benches import seeded
 from tests.flow.test_compressing import profile
 

@@ -16,7 +16,6 @@ from torch import nn
 from edgekit.compress.bench import Bench, StepPoint, StepResult
 from edgekit.compress.count import count
 from edgekit.compress.judge import Judge
-from edgekit.compress.layer_inputs import InputSums, gather, in_groups
 from edgekit.compress.masks import copy_model
 from edgekit.compress.quantization.awq_scales import clipped_by_outputs
 from edgekit.compress.quantization.awq_scaling import Scaled, Scaling
@@ -25,8 +24,6 @@ from edgekit.compress.quantization.bias_trial import SEEN, BiasTrial, try_correc
 from edgekit.compress.quantization.clipping import nearest
 from edgekit.compress.quantization.gptq import output_error
 from edgekit.compress.quantization.layers import (
-    NOT_CALLED,
-    ONLY_ZEROS,
     LayerError,
     Layers,
     Rounded,
@@ -34,8 +31,8 @@ from edgekit.compress.quantization.layers import (
 )
 from edgekit.compress.quantization.readers import find_behind
 from edgekit.compress.quantization.rescale_groups import told_unscaled
-from edgekit.compress.sparsity.sparse_layers import SparseWeight
-from edgekit.compress.training.rounding import RoundedLayer, make_rounder
+from edgekit.compress.quantization.summed_rounding import Task, round_each
+from edgekit.compress.training.rounding import make_rounder
 from edgekit.core.errors import StepError
 from edgekit.core.progress import Reporter
 from edgekit.core.steps.awq import Awq
@@ -89,19 +86,9 @@ def awq(settings: Awq, bench: Bench, reporter: Reporter) -> StepResult:
 def _round(
     settings: Awq, bench: Bench, layers: Layers, reporter: Reporter
 ) -> tuple[Mapping[str, Correction], BiasTrial | None]:
-    """Round all layers in place, as many after each pass over the data as fit into memory."""
+    """Round all layers in place, then put means back."""
     reference = copy_model(bench.model)
-    mapped = {item.name: layer for layer in layers.all if (item := layers.item(layer))}
-    groups = list(in_groups([item for layer in layers.all if (item := layers.item(layer))]))
-    for number, group in enumerate(groups):
-        reporter.progress(f"rounding {len(group)} layers", number / len(groups))
-        seen = gather(bench, bench.model, group, has_products=True)
-        for item in group:
-            layer, sums = mapped[item.name], seen.get(item.name)
-            _round_one(layer, item, sums, layers, is_clipped=settings.is_clipped)
-    for layer in layers.all:
-        if layers.item(layer) is None:
-            layers.place_blindly(layer)
+    round_each(bench, layers, lambda task: _rounded(task, settings), reporter)
     if not settings.is_bias_corrected:
         return {}, None
     return _correct(settings, bench, layers, reference, reporter)
@@ -123,36 +110,21 @@ def _correct(
     return corrector.corrections, None
 
 
-def _round_one(
-    layer: RoundedLayer,
-    item: SparseWeight,
-    sums: InputSums | None,
-    layers: Layers,
-    *,
-    is_clipped: bool,
-) -> None:
-    """One layer by what comes into it."""
-    if sums is None or sums.products is None:
-        layers.place_blindly(layer, NOT_CALLED)
-        return
-    if not bool((sums.squares > 0).any()):
-        layers.place_blindly(layer, ONLY_ZEROS)
-        return
-    grid, weight = grid_of(layer), item.matrix(item.parameter.detach()).double()
+def _rounded(task: Task, settings: Awq) -> Rounded:
+    """A layer on its own grid, each channel's as wide as is best for what it gives."""
+    item, products, grid = task.item, task.products, grid_of(task.layer)
+    weight = item.matrix(item.parameter.detach()).double()
     split = weight.reshape(item.groups, -1, weight.shape[1])
     whole = nearest(split, grid.whole(split), grid.top).reshape(weight.shape)
     rounded = whole
-    if is_clipped:
-        steps = clipped_by_outputs(split, sums.products, grid)
+    if settings.is_clipped:
+        steps = clipped_by_outputs(split, products, grid)
         rounded = nearest(split, steps, grid.top).reshape(weight.shape)
-    before, after = (output_error(weight, it, sums.products) for it in (whole, rounded))
-    layers.place(
-        layer,
-        Rounded(
-            weight=item.restored(rounded),
-            nearest=item.restored(whole),
-            error=LayerError(nearest=before, rounded=after),
-        ),
+    before, after = (output_error(weight, it, products) for it in (whole, rounded))
+    return Rounded(
+        weight=item.restored(rounded),
+        nearest=item.restored(whole),
+        error=LayerError(nearest=before, rounded=after),
     )
 
 

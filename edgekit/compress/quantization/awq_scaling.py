@@ -14,7 +14,7 @@ from edgekit.compress.quantization.channel_inputs import column_factors, observe
 from edgekit.compress.quantization.gptq import output_error
 from edgekit.compress.quantization.layers import Layers, grid_of
 from edgekit.compress.quantization.rescale_groups import Group, groups_of, in_batches, moves
-from edgekit.compress.quantization.rescale_trace import are_same, find_pairs
+from edgekit.compress.quantization.rescale_pairs import are_same, find_pairs
 from edgekit.compress.sparsity.sparse_layers import SparseWeight
 from edgekit.core.errors import StepError
 from edgekit.core.progress import Reporter

@@ -13,7 +13,7 @@ from edgekit.compress.bench import Bench, StepPoint, StepResult
 from edgekit.compress.count import count
 from edgekit.compress.judge import Judge
 from edgekit.compress.quantization.rescale import Pair, equalize_, precision_of
-from edgekit.compress.quantization.rescale_trace import find_pairs
+from edgekit.compress.quantization.rescale_pairs import find_pairs
 from edgekit.core.errors import StepError
 from edgekit.core.progress import Reporter
 from edgekit.core.steps.equalize import Equalize

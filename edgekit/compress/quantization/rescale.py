@@ -2,7 +2,7 @@
 
 Between the two stand only functions with f(s x) = s f(x) for s > 0, so dividing what a layer gives
 and multiplying what its readers take by the same positive number for each channel changes nothing
-but the ranges. Equalization and smoothing choose these numbers; ``rescale_trace`` finds the pairs.
+but the ranges. Equalization and smoothing choose these numbers; ``rescale_pairs`` finds the pairs.
 Source: Nagel et al. 2019, arXiv:1906.04721, section 4.1.
 """
 

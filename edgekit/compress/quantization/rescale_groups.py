@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekit.compress.quantization.rescale import Pair
-from edgekit.compress.quantization.rescale_trace import Found
+from edgekit.compress.quantization.rescale_pairs import Found
 from edgekit.compress.sparsity.sparse_layers import SparseWeight, participants
 
 # Weights that are scaled by more than this lose digits of float32 for nothing.

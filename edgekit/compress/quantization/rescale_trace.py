@@ -2,13 +2,11 @@
 
 Every function that torch runs is seen. A tensor whose channels some layer gave is followed through
 functions that keep f(s x) = s f(x); a layer that reads it is a reader, and anything else ends the
-matter for the channels that come there, with its name as the reason. Nothing is guessed: each pair
-is tried on real inputs, and one that changes the outputs is left out.
+matter for the channels that come there, with its name as the reason.
 """
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,7 +14,6 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from edgekit.compress.bench import Call
 from edgekit.compress.quantization.function_trace import FunctionTrace
 from edgekit.compress.quantization.rescale import Pair, Reader, Slot
 from edgekit.compress.quantization.rescale_flow import Flow, Giver
@@ -39,82 +36,9 @@ _DIVIDED = frozenset({"div", "div_", "__truediv__", "__itruediv__", "divide", "t
 _TAKEN_OUT = frozenset(
     {"item", "tolist", "numpy", "__array__", "__bool__", "__float__", "__int__", "__index__"}
 )
-# Of the largest output: float32 rounds otherwise when weights are scaled.
-_SAME = 1e-3
-_CHANGED = "the outputs change with it"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """What was found.
-
-    left: by path, layers whose channels cannot be rescaled, and why. unscaled: by name, weights
-    that read what some layer or norm gives, and why that cannot be rescaled.
-    """
-
-    pairs: tuple[Pair, ...]
-    left: Mapping[str, str]
-    unscaled: Mapping[str, str]
-
-
-def find_pairs(model: nn.Module, call: Call, example: Mapping[str, Tensor]) -> Found:
-    """The pairs of a model in eval mode, each tried on the example."""
-    trace = _Trace(model)
-    with torch.no_grad(), trace:
-        outputs = call(model, example)
-    found = trace.pairs(outputs)
-    is_kept = [_keeps_outputs(pair, model, call, example, outputs) for pair in found]
-    # A batch norm comes after the layer that it is folded into, and stands for it.
-    reasons = {
-        item.path: item.why_not if item.is_blocked else ""
-        for item in trace.givers
-        if item.weight is not None
-    }
-    left = {path: why for path, why in reasons.items() if why}
-    changing = [pair for pair, kept in zip(found, is_kept, strict=True) if not kept]
-    unscaled = {
-        reader.name: f"{giver.path}: {giver.why_not}"
-        for giver in trace.givers
-        if giver.is_blocked
-        for reader in giver.readers
-    }
-    changed = {
-        reader.name: f"{pair.path}: {_CHANGED}" for pair in changing for reader in pair.readers
-    }
-    return Found(
-        pairs=tuple(pair for pair, kept in zip(found, is_kept, strict=True) if kept),
-        left=left | {pair.path: _CHANGED for pair in changing},
-        unscaled=unscaled | changed,
-    )
-
-
-def are_same(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> bool:
-    """Whether outputs are the same within what float32 rounds otherwise when weights are scaled."""
-    return all(
-        bool((after[name] - value).abs().max() <= _SAME * value.abs().max())
-        for name, value in before.items()
-        if value.is_floating_point() and value.numel()
-    )
-
-
-@torch.no_grad()
-def _keeps_outputs(
-    pair: Pair,
-    model: nn.Module,
-    call: Call,
-    example: Mapping[str, Tensor],
-    before: Mapping[str, Tensor],
-) -> bool:
-    kept = [value.clone() for value in pair.values]
-    draws = torch.Generator().manual_seed(0)
-    pair.scale_(2.0 ** (2 * torch.rand(pair.channels, generator=draws) - 1))
-    after = call(model, example)
-    for value, old in zip(pair.values, kept, strict=True):
-        value.copy_(old)
-    return are_same(before, after)
-
-
-class _Trace(FunctionTrace):
+class RescaleTrace(FunctionTrace):
     """Follows channels while a model runs."""
 
     def __init__(self, model: nn.Module) -> None:

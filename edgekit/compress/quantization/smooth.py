@@ -26,7 +26,7 @@ from edgekit.compress.quantization.rescale_groups import (
     row_bytes,
     told_unscaled,
 )
-from edgekit.compress.quantization.rescale_trace import are_same, find_pairs
+from edgekit.compress.quantization.rescale_pairs import are_same, find_pairs
 from edgekit.compress.quantization.smooth_choice import Smoothed, choose, layer_errors
 from edgekit.compress.quantization.smooth_multipliers import multiply
 from edgekit.compress.quantization.smoothing import smoothing_scales

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from edgekit.compress.bench import Bench
 from edgekit.compress.moments import MOMENT_BYTES, fast_path_off
-from edgekit.compress.multiplied_linear import as_multiplied
 from edgekit.compress.plain_linears import plain_linears
 from edgekit.compress.quantization.channel_inputs import ChannelInputs, observe_channels
 from edgekit.compress.quantization.rescale_groups import in_batches, row_bytes
 from edgekit.compress.quantization.smooth_choice import Smoothed, choose, layer_errors
 from edgekit.compress.quantization.smoothing import smoothing_scales
+from edgekit.compress.scaled_linear import as_multiplied
 from edgekit.compress.sparsity.sparse_layers import SparseWeight, participants
 from edgekit.core.progress import Reporter
 from edgekit.core.steps.smooth import Smooth

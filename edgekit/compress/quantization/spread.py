@@ -23,8 +23,8 @@ from edgekit.compress.judge import Judge, restore_modes, training_modes
 from edgekit.compress.layer_paths import matching
 from edgekit.compress.moments import fast_path_off, input_batches
 from edgekit.compress.plain_linears import plain_linears
-from edgekit.compress.quantization.rescale_trace import are_same
-from edgekit.compress.spread_linear import as_spread
+from edgekit.compress.quantization.rescale_pairs import are_same
+from edgekit.compress.scaled_linear import as_spread
 from edgekit.core.errors import StepError
 from edgekit.core.progress import Reporter
 from edgekit.core.steps.spread import Spread

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from edgekit.compress.quantization.rescale import Pair, Reader, Slot, equalize_, precision_of
-from edgekit.compress.quantization.rescale_trace import find_pairs
+from edgekit.compress.quantization.rescale_pairs import find_pairs
 from tests.compress.architectures import ALL
 
 GIVEN = torch.Generator().manual_seed(0)

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from edgekit.compress.multiplied_linear import MultipliedLinear
 from edgekit.compress.quantization.smooth import smooth
+from edgekit.compress.scaled_linear import MultipliedLinear
 from edgekit.core.errors import StepError
 from edgekit.core.progress import Reporter
 from edgekit.core.steps import Smooth

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from edgekit.compress.quantization.spread import channel_scales, spread
-from edgekit.compress.spread_linear import SpreadLinear
+from edgekit.compress.scaled_linear import SpreadLinear
 from edgekit.core.errors import StepError
 from edgekit.core.progress import Reporter
 from edgekit.core.steps import Spread
