@@ -24,13 +24,11 @@ from edgekit.catalog.search import PROFILE_FOLDER, Entry, locate_profile
 from edgekit.core.codec import nearest
 from edgekit.core.errors import ProfileError
 from edgekit.core.profile import DeviceProfile
-from edgekit.core.strategy import Step
+from edgekit.core.strategy import CONDITIONS, Step
 from edgekit.core.verdict import EvidenceKind, Limit, Sense
 
 SCHEMA = 1
 FAMILIES = ("phone", "embedded", "edge-server", "laptop")
-# What a step may wait for; the plan of a build knows the same names.
-CONDITIONS = ("training data", "unlabelled data", "student", "selection data")
 BOUNDS = tuple(sense.value for sense in Sense)
 
 # Said by each file for itself; everything else is inherited through `extends`.

@@ -6,6 +6,7 @@ EdgekitError                    1  (only subclasses are raised)
 |   +-- WorkloadError           2  the workload, its data or its metric
 |   +-- OutputError             2  the place where results should go
 +-- StepError                   2  a compression step and its settings
+|   +-- NothingGainedError      2  a step that would buy this model nothing
 +-- BudgetError                 3  a limit that was missed, or not proven where asked
 +-- CompileError                4  a model that a target cannot take
 +-- MissingDependencyError      5  a library or toolchain that is not installed
@@ -48,6 +49,17 @@ class StepError(EdgekitError):
     """A compression step cannot do what its settings ask, or did nothing."""
 
     exit_code = 2
+
+
+class NothingGainedError(StepError):
+    """A step would buy this model nothing; its work is to be thrown away.
+
+    why: what was found. remedy: for who asked for the step.
+    """
+
+    def __init__(self, why: str, remedy: str = "") -> None:
+        super().__init__(f"{why}; {remedy}" if remedy else why)
+        self.why = why
 
 
 class BudgetError(EdgekitError):

@@ -10,12 +10,16 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedStep:
-    """One step after planning: whether it runs, why, and its full settings as plain values."""
+    """One step after planning: whether it runs, why, and its full settings as plain values.
+
+    is_needed: False for a step that does not run because it would buy this model nothing here.
+    """
 
     name: str
     is_run: bool
     reason: str
     settings: dict[str, Any] = field(default_factory=dict)
+    is_needed: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,5 +30,10 @@ class Strategy:
 
     @property
     def skipped(self) -> tuple[PlannedStep, ...]:
-        """The steps that will not run."""
-        return tuple(step for step in self.steps if not step.is_run)
+        """The steps that will not run, and could where what they lack were there."""
+        return tuple(step for step in self.steps if not step.is_run and step.is_needed)
+
+    @property
+    def unneeded(self) -> tuple[PlannedStep, ...]:
+        """The steps that will not run because they would buy this model nothing."""
+        return tuple(step for step in self.steps if not step.is_needed)

@@ -15,6 +15,7 @@ from edgekit.core.planned import PlannedStep, Strategy
 from edgekit.core.precision import LayerPrecision, Precision
 
 __all__ = [
+    "CONDITIONS",
     "Activations",
     "ActsOn",
     "LayerPrecision",
@@ -29,6 +30,17 @@ __all__ = [
 ]
 
 Activations = Literal["static", "dynamic", "none"]
+
+# What a step may wait for. Of the workload, with its field; and of the build as it is planned.
+WORKLOAD_CONDITIONS = {
+    "training data": "training",
+    "unlabelled data": "unlabelled",
+    "student": "student",
+    "selection data": "selection",
+}
+ONE_INPUT_SCALE, ONE_OUTPUT_SCALE = "one scale for inputs", "one scale for outputs"
+BUILD_CONDITIONS = (ONE_INPUT_SCALE, ONE_OUTPUT_SCALE)
+CONDITIONS = (*WORKLOAD_CONDITIONS, *BUILD_CONDITIONS)
 
 
 class ActsOn(StrEnum):
@@ -107,7 +119,9 @@ class StepSpec:
 class Step:
     """One step as a profile asks for it.
 
-    when: "" for always, else a condition over the workload ("training data", "student", ...).
+    when: "" for always, else one of CONDITIONS: of the workload ("training data", "student", ...),
+    or of the build as it is planned: a transformer in INT8 whose layers have one scale for all of
+    their inputs, or of their outputs.
     is_required: a step that cannot run fails the build; a conditional one is skipped and named.
     """
 

@@ -123,9 +123,8 @@ class _Build:
             reference = measurer.predict("reference", exported, data)
             measurer.check_metric(metric, reference, data)
         compressed = self._compress(data, metric, work)
-        if compressed.settled is not None:
-            self.plan = compressed.settled.plan
-            maker = Maker(self.model, self.plan, self.runner, self.toolchain, reporter)
+        self.plan = compressed.plan
+        maker = Maker(self.model, self.plan, self.runner, self.toolchain, reporter)
         start = maker.export(compressed.model) if compressed.steps else exported
         products = maker.make(exported, start, data, ranges=compressed.ranges)
         measured = measurer.measure(products, metric, reference, data)
@@ -153,7 +152,7 @@ class _Build:
     def _compress(self, data: DataSets, metric: Metric, work: Path) -> Compressed:
         is_mixed = self.plan.quantize is not None and self.plan.quantize.mixed is not None
         if not (self.plan.steps_on(ActsOn.MODULE) or is_mixed):
-            return Compressed(model=self.model)
+            return Compressed(model=self.model, plan=self.plan)
         # Only a strategy that changes the module or measures its layers needs the room that trains.
         from edgekit.flow.compressing import Compressor  # noqa: PLC0415
 

@@ -3,16 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgekit.core.facts import ModelFacts
 from edgekit.core.figure import Figure
+from edgekit.flow.mixed_results import Settled
+from edgekit.flow.planning import Plan
 from edgekit.flow.prepare import Model
 from edgekit.flow.stages import StageOutcome
 from edgekit.graph.ranges import FILE as RANGES
-
-if TYPE_CHECKING:
-    from edgekit.flow.mixed_results import Settled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +34,14 @@ class ModuleStep:
 class Compressed:
     """The model after all module steps; the user's own where there are none.
 
-    settled: the plan after mixed precision was solved for; None where it was not asked.
+    plan: with what became of the steps: those that bought nothing did not run. settled: mixed
+    precision, which the plan has solved then; None where it was not asked.
     """
 
     model: Model
+    plan: Plan
     steps: tuple[ModuleStep, ...] = ()
-    settled: "Settled | None" = None
+    settled: Settled | None = None
 
     @property
     def ranges(self) -> tuple[Path, str] | None:

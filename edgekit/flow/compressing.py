@@ -7,7 +7,7 @@ captured again: what cannot be exported any more is found here and not hours lat
 
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +19,7 @@ from edgekit.compress.judge import Judge
 from edgekit.compress.sparsity.sparse_report import sparsity_figures
 from edgekit.compress.state import save_state
 from edgekit.core.codec import from_plain, to_plain
-from edgekit.core.errors import StepError, WorkloadError
-from edgekit.core.facts import ModelFacts
+from edgekit.core.errors import NothingGainedError, StepError, WorkloadError
 from edgekit.core.figure import Figure, exact
 from edgekit.core.progress import Listener, Reporter
 from edgekit.core.stage import StageRequest, resolve_handler
@@ -35,6 +34,7 @@ from edgekit.flow.planning import Plan
 from edgekit.flow.prepare import DataSets, Model
 from edgekit.flow.sensing import Place, Sensor
 from edgekit.flow.stages import Runner, StageOutcome
+from edgekit.flow.unchanged import require_change, without_unneeded
 from edgekit.flow.workbench import Standing, Workbench
 from edgekit.graph.ranges import write_ranges
 from edgekit.plan.rounding import is_pending
@@ -76,6 +76,7 @@ class Compressor:
         """
         current, standing = self._model, Standing()
         steps: list[ModuleStep] = []
+        unchanged: dict[int, str] = {}
         settled: Settled | None = None
         for index, (first, name) in enumerate(_named(self._plan.steps_on(ActsOn.MODULE))):
             if is_pending(first) and self._is_mixed:
@@ -83,13 +84,18 @@ class Compressor:
             # Its settings may have been settled by now.
             planned = self._plan.steps_on(ActsOn.MODULE)[index] if settled else first
             outcome = self._run(planned, name, standing, steps)
+            if why := outcome.values["unchanged"]:
+                unchanged[index] = f"{why}; the model is bit for bit as it was"
+                Reporter(stage=name, listener=self._listener).note(unchanged[index])
+                continue
             standing = Standing(folder=outcome.folder, base=outcome.values["base"])
             before, current = current, self._capture(name, standing)
-            _require_change(name, before.facts, current.facts, outcome.values["points"])
+            require_change(name, before.facts, current.facts, outcome.values["points"])
             steps.append(self._finished(name, outcome, current, standing))
         if self._is_mixed:
             settled = self._settle(current, standing, steps)
-        return Compressed(model=current, steps=tuple(steps), settled=settled)
+        plan = without_unneeded(self._plan, unchanged)
+        return Compressed(model=current, plan=plan, steps=tuple(steps), settled=settled)
 
     @property
     def _is_mixed(self) -> bool:
@@ -160,7 +166,12 @@ class Compressor:
         started = time.perf_counter()
         bench = self._bench.make(standing, checkpoints)
         with _named_errors(planned.name):
-            result: StepResult = step(settings, bench, reporter)
+            try:
+                result: StepResult = step(settings, bench, reporter)
+            except NothingGainedError as error:
+                if not planned.settings.get("may_change_nothing"):
+                    raise
+                return {"unchanged": error.why}
         seconds = time.perf_counter() - started
         origin = standing.base if result.base == "current" else result.base
         base, _ = self._bench.base(origin)
@@ -172,6 +183,7 @@ class Compressor:
             "points": points,
             "values": to_plain(result.values),
             "seconds": seconds,
+            "unchanged": "",
         }
 
     def _capture(self, name: str, standing: Standing) -> Model:
@@ -305,25 +317,6 @@ def _before(steps: list[ModuleStep]) -> dict[str, tuple[Path, str]]:
 def _plain_point(point: dict[str, Any]) -> dict[str, Any]:
     """A point without the time that it took: the same work gives the same points."""
     return {name: value for name, value in point.items() if name != "seconds"}
-
-
-def _require_change(
-    name: str, before: ModelFacts, after: ModelFacts, points: Sequence[Mapping[str, Any]]
-) -> None:
-    if before.digest != after.digest:
-        return
-    why, fix = "graph and weights are the same", "look at its settings"
-    if len(points) > 1 and points[0].get("is_kept"):
-        why = (
-            f"none of its {len(points) - 1} epochs, rounds or trials was better on the selection "
-            f"data than the weights that it began with (score {points[0]['score']:.4g}), so these "
-            "were kept"
-        )
-        fix = (
-            "lower its learning_rate, train longer, give more selection data, leave out all that "
-            "trains (--effort quick)"
-        )
-    raise StepError(f"step '{name}' changed nothing: {why}; {fix}, or take it out of the strategy")
 
 
 def _shapes(items: list[tuple[str, str, Any]]) -> str:

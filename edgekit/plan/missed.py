@@ -34,7 +34,7 @@ def told_of_missed(
     """
 
     def told(asked: Step, step: PlannedStep) -> PlannedStep:
-        if step.is_run:
+        if step.is_run or not step.is_needed:
             return step
         bought = _bought(step, planned, facts, target, has_student=has_student)
         would = "; ".join(part for part in (asked.reason, bought) if part)

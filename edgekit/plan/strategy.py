@@ -11,6 +11,9 @@ from edgekit.core.errors import MissingDependencyError, StepError
 from edgekit.core.facts import ModelFacts
 from edgekit.core.profile import DeviceProfile
 from edgekit.core.strategy import (
+    BUILD_CONDITIONS,
+    CONDITIONS,
+    WORKLOAD_CONDITIONS,
     ActsOn,
     Override,
     PlannedStep,
@@ -21,6 +24,7 @@ from edgekit.core.strategy import (
     Strategy,
 )
 from edgekit.core.target import Target
+from edgekit.plan.conditions import with_conditions
 from edgekit.plan.effort import prolonged, trained_epochs
 from edgekit.plan.missed import told_of_missed
 from edgekit.plan.mixed_wish import check_mixed, four_bit_blocks, told_of, with_base
@@ -34,21 +38,13 @@ MISSPELT = 0.75
 # The loss of a distillation with unlabelled data, unless weights are stated.
 TAUGHT = {"hard_weight": 0.3, "soft_weight": 0.7}
 LACKS = "the workload has no "
-# Conditions and the workload's fields that meet them.
-WORKLOAD_FIELDS = {
-    "training data": "training",
-    "unlabelled data": "unlabelled",
-    "student": "student",
-    "selection data": "selection",
-}
-CONDITIONS = tuple(WORKLOAD_FIELDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
     """What the user asks of a strategy beyond the profile.
 
-    conditions: those of CONDITIONS that the workload meets. has_module: the model is a
+    conditions: those of WORKLOAD_CONDITIONS that hold. has_module: the model is a
     torch.nn.Module, which steps can take apart; an exported graph is none. settings: by step name,
     values that replace the planned ones. is_strict: a skipped step is an error. has_adapters: the
     workload brings adapters to choose from, which were trained on the model as it is.
@@ -81,15 +77,16 @@ def make_strategy(
     planned = tuple(
         _plan_step(step, facts, profile, target, installed, wishes) for step in profile.steps
     )
+    planned = with_conditions(profile.steps, planned, facts, target)
     has_student = "student" in wishes.conditions
     check_results_are_used(planned, installed, profile.name, has_student=has_student)
     planned = with_rounding(planned, profile.name)
     planned = told_of_missed(profile.steps, planned, facts, target, has_student=has_student)
-    skipped = [step for step in planned if not step.is_run]
-    if wishes.is_strict and skipped:
-        lines = "; ".join(f"{step.name}: {step.reason}" for step in skipped)
+    strategy = Strategy(steps=planned)
+    if wishes.is_strict and strategy.skipped:
+        lines = "; ".join(f"{step.name}: {step.reason}" for step in strategy.skipped)
         raise StepError(f"{profile.name}: --strict, and steps would be skipped: {lines}")
-    return Strategy(steps=planned)
+    return strategy
 
 
 def _check_names(profile: DeviceProfile, wishes: Wishes) -> None:
@@ -185,7 +182,7 @@ def _remedy(obstacle: str) -> str:
     if not obstacle.startswith(LACKS):
         return ""
     name = obstacle.removeprefix(LACKS)
-    field = WORKLOAD_FIELDS.get(name, name)
+    field = WORKLOAD_CONDITIONS.get(name, name)
     return (
         f"; give the workload '{field}', or make the step conditional: when = \"{name}\" in "
         "place of required = true"
@@ -234,7 +231,7 @@ def _find_obstacle(
     epochs = trained_epochs(settings)
     is_training = spec.is_training if epochs is None else epochs > 0
     for need in (step.when, *spec.needs, "training data" if is_training else ""):
-        if need and need not in wishes.conditions:
+        if need and need not in (*wishes.conditions, *BUILD_CONDITIONS):
             return f"{LACKS}{need}"
     if is_training and wishes.effort == "quick":
         return "effort quick trains nothing; use --effort standard"

@@ -149,7 +149,8 @@ def _steps(manifest: Manifest) -> str:
 
 def _step_line(step: PlannedStep) -> str:
     if not step.is_run:
-        return f"`{step.name}` was **skipped**: {_plain(step.reason)}"
+        standing = "was **skipped**" if step.is_needed else "had no need to run"
+        return f"`{step.name}` {standing}: {_plain(step.reason)}"
     return f"`{step.name}` ({_plain(settings_text(step.settings))}): {_plain(step.reason)}"
 
 

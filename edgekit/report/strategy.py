@@ -67,13 +67,19 @@ def strategy_table(strategy: Strategy, *, title: str = "Strategy") -> Renderable
     rows = [
         (
             step.name,
-            Text("run", style="green") if step.is_run else Text("SKIPPED", style="yellow"),
+            _standing(step),
             settings_text(_stated(step)) or "as by default" if step.is_run else "-",
             step.reason,
         )
         for step in strategy.steps
     ]
     return Group(Text(), table(("step", "", "settings", "reason"), rows, title=title))
+
+
+def _standing(step: PlannedStep) -> Text:
+    if step.is_run:
+        return Text("run", style="green")
+    return Text("SKIPPED", style="yellow") if step.is_needed else Text("no need")
 
 
 def _stated(step: PlannedStep) -> Mapping[str, Any]:
@@ -102,8 +108,12 @@ def _changed(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[s
 
 
 def skipped_steps(strategy: Strategy) -> RenderableType:
-    """The steps that did not run, with the reason, or nothing."""
-    return bullets("Skipped steps", (f"{step.name}: {step.reason}" for step in strategy.skipped))
+    """The steps that did not run, and those that had no need to, with the reason; or nothing."""
+    titles = {"Skipped steps": strategy.skipped, "No need of": strategy.unneeded}
+    lines = {
+        title: (f"{step.name}: {step.reason}" for step in steps) for title, steps in titles.items()
+    }
+    return Group(*(bullets(title, items) for title, items in lines.items()))
 
 
 def asked_steps(profile: DeviceProfile) -> RenderableType:

@@ -130,6 +130,20 @@ def test_best_practice_by_default():
 
 
 @pytest.mark.parametrize("name", PROFILES)
+def test_integers_of_8_bits_are_prepared_for_transformers_last_of_all(name):
+    *before, quantize = built_in(name).steps
+    whens = [(step.name, step.when) for step in before if step.name in ("smooth", "spread")]
+    wanted = [("smooth", "one scale for inputs"), ("spread", "one scale for outputs")]
+    is_int8 = quantize.settings["precision"] == "int8"
+    assert whens == (wanted if is_int8 else [])
+    if is_int8:
+        # Nothing may stand behind a multiplication, and no build may fail for one.
+        assert [step.name for step in before[-2:]] == ["smooth", "spread"]
+        assert all(step.settings["may_change_nothing"] for step in before[-2:])
+        assert before[-2].settings["has_multipliers"]
+
+
+@pytest.mark.parametrize("name", PROFILES)
 def test_four_bits_are_never_promised_to_be_fast(name):
     profile = built_in(name)
     if profile.steps[-1].settings["precision"] == "int4":

@@ -7,12 +7,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgekit.catalog import FIGURES, load_profile
-from edgekit.catalog.profile import CONDITIONS
 from edgekit.core.codec import to_plain
 from edgekit.core.errors import ProfileError
 from edgekit.core.profile import DeviceProfile
 from edgekit.core.verdict import EvidenceKind, Sense
-from edgekit.plan.strategy import CONDITIONS as PLAN_CONDITIONS
 from tests.catalog.conftest import PROFILE
 
 ANY_TIME = settings(
@@ -140,10 +138,6 @@ def test_no_limits_and_no_steps_are_refused(home):
     home.profile("board", PROFILE[:end] + "[strategy]\nstep = []\n")
     with pytest.raises(ProfileError, match="has no steps"):
         load_profile("board")
-
-
-def test_the_plan_knows_every_condition():
-    assert CONDITIONS == PLAN_CONDITIONS
 
 
 CHILD = """\

@@ -45,6 +45,11 @@ def test_only_one_technique_is_named_with_what_is_missing():
     assert "distil (no data) did not run" in line
 
 
+def test_a_step_that_there_is_no_need_of_is_no_technique_that_is_missing():
+    unneeded = PlannedStep(name="smooth", is_run=False, is_needed=False, reason="a conv net")
+    assert found(unneeded, QUANTIZE) == ()
+
+
 def test_a_profile_of_one_step_asks_for_no_more():
     assert found(QUANTIZE) == ()
 

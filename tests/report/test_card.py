@@ -64,6 +64,12 @@ def test_steps_are_listed_with_the_skipped_ones():
     assert "empty" not in text
 
 
+def test_a_step_that_there_was_no_need_of_is_told_with_the_reason():
+    step = PlannedStep(name="smooth", is_run=False, is_needed=False, reason="a conv net")
+    text = card(strategy=Strategy(steps=(step,)))
+    assert "1. `smooth` had no need to run: a conv net" in text
+
+
 def test_no_steps_are_said_to_be_none():
     assert "No step was asked for." in card(strategy=Strategy(steps=()))
 

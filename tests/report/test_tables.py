@@ -104,6 +104,19 @@ def test_no_skipped_steps_take_no_room():
     assert shown(skipped_steps(Strategy(steps=()))) == ""
 
 
+def test_a_step_that_there_is_no_need_of_is_told_apart_from_a_skipped_one():
+    steps = (
+        PlannedStep(name="distil", is_run=False, reason="no data"),
+        PlannedStep(name="smooth", is_run=False, is_needed=False, reason="a conv net"),
+    )
+    text = shown(skipped_steps(Strategy(steps=steps)))
+    assert text.index("Skipped steps") < text.index("distil: no data") < text.index("No need of")
+    assert text.index("No need of") < text.index("smooth: a conv net")
+    text = shown(strategy_table(Strategy(steps=steps)))
+    assert "distil SKIPPED - no data" in text
+    assert "smooth no need - a conv net" in text
+
+
 def test_what_hardly_anybody_sets_is_shown_where_somebody_did():
     usual = Quantize(precision="int8", activations="static")
     texts = [

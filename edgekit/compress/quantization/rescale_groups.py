@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from edgekit.compress.quantization.rescale import Pair
 from edgekit.compress.quantization.rescale_pairs import Found
-from edgekit.compress.sparsity.sparse_layers import SparseWeight, participants
+from edgekit.compress.sparsity.sparse_layers import SparseWeight, known_weights
 
 # Weights that are scaled by more than this lose digits of float32 for nothing.
 MOST = 1e5
@@ -56,7 +56,7 @@ class Group:
 
 def groups_of(found: Found, model: nn.Module) -> tuple[list[Group], dict[str, str]]:
     """The groups, and by name the weights that no group scales, with the reason."""
-    layers = {id(item.parameter): item for item in participants(model).weights}
+    layers = {id(item.parameter): item for item in known_weights(model).weights}
     groups, unscaled = [], dict(found.unscaled)
     for pair in found.pairs:
         items = [layers.get(id(reader.weight)) for reader in pair.readers]

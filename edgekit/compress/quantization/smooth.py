@@ -30,7 +30,7 @@ from edgekit.compress.quantization.rescale_pairs import are_same, find_pairs
 from edgekit.compress.quantization.smooth_choice import Smoothed, choose, layer_errors
 from edgekit.compress.quantization.smooth_multipliers import multiply
 from edgekit.compress.quantization.smoothing import smoothing_scales
-from edgekit.core.errors import StepError
+from edgekit.core.errors import NothingGainedError
 from edgekit.core.progress import Reporter
 from edgekit.core.steps.smooth import Smooth
 
@@ -42,16 +42,17 @@ _ROWS = 2048
 def smooth(settings: Smooth, bench: Bench, reporter: Reporter) -> StepResult:
     """Smooth the activations of a model in place.
 
-    Raises: StepError where no channels can be rescaled or none is, where the outputs would change,
-    and for a layer that gets NaN or infinity.
+    Raises: NothingGainedError where no channels can be rescaled or none is, or the outputs would
+    change; StepError for a layer that gets NaN or infinity.
     """
     model = bench.model.to(bench.device).eval()
     example = bench.example()
     groups, unscaled = groups_of(find_pairs(model, bench.call, example), model)
-    if not groups and not settings.has_multipliers:
-        raise StepError(
+    if not groups and not (settings.has_multipliers and plain_linears(model)):
+        raise NothingGainedError(
             "smooth: no norm or layer gives its channels to linear layers or convolutions alone "
-            f"({told_unscaled(unscaled) or 'it has no such layers'}); {_or_multiply(model)}"
+            f"({told_unscaled(unscaled) or 'it has no such layers'})",
+            _or_multiply(model),
         )
     judge, size = Judge(bench), count(model, bench)
     scores = {"as it came": judge.score(model)}
@@ -62,15 +63,16 @@ def smooth(settings: Smooth, bench: Bench, reporter: Reporter) -> StepResult:
         taken = {layer.path for group in groups for layer in group.layers}
         multiplied = multiply(settings, bench, taken, _ROWS, reporter)
     if all(item.strength is None for item in (*found.values(), *multiplied.values())):
-        raise StepError(
+        raise NothingGainedError(
             f"smooth: none of {len(found) + len(multiplied)} groups of layers loses less in INT8 "
-            "with its channels scaled, so nothing changed; take the step out, or state a strength"
+            "with its channels scaled, so nothing changed",
+            "take the step out, or state a strength",
         )
     if not are_same(outputs, _outputs(bench, example)):
-        raise StepError(
+        raise NothingGainedError(
             "smooth: the outputs on the first calibration samples are not the same any more, as "
-            "float32 does not hold the scaled weights; state a smaller strength, or take the step "
-            "out"
+            "float32 does not hold the scaled weights",
+            "state a smaller strength, or take the step out",
         )
     scores["smoothed"] = judge.score(model)
     paths = {path for item in multiplied.values() for path in item.before}

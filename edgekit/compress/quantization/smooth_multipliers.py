@@ -19,7 +19,7 @@ from edgekit.compress.quantization.rescale_groups import in_batches, row_bytes
 from edgekit.compress.quantization.smooth_choice import Smoothed, choose, layer_errors
 from edgekit.compress.quantization.smoothing import smoothing_scales
 from edgekit.compress.scaled_linear import as_multiplied
-from edgekit.compress.sparsity.sparse_layers import SparseWeight, participants
+from edgekit.compress.sparsity.sparse_layers import SparseWeight, known_weights
 from edgekit.core.progress import Reporter
 from edgekit.core.steps.smooth import Smooth
 
@@ -64,7 +64,7 @@ def multiply(
 
 def _find(bench: Bench, taken: Collection[str]) -> list[Readers]:
     """The layers that read one tensor each, in the order in which they are called."""
-    weights = {item.path: item for item in participants(bench.model).weights}
+    weights = {item.path: item for item in known_weights(bench.model).weights}
     layers = plain_linears(bench.model)
     wanted = {path: item for path, item in layers.items() if path in weights and path not in taken}
     read: list[tuple[Tensor, list[str]]] = []

@@ -25,7 +25,7 @@ from edgekit.compress.moments import fast_path_off, input_batches
 from edgekit.compress.plain_linears import plain_linears
 from edgekit.compress.quantization.rescale_pairs import are_same
 from edgekit.compress.scaled_linear import as_spread
-from edgekit.core.errors import StepError
+from edgekit.core.errors import NothingGainedError, StepError
 from edgekit.core.progress import Reporter
 from edgekit.core.steps.spread import Spread
 
@@ -44,24 +44,24 @@ class Spreading:
 def spread(settings: Spread, bench: Bench, reporter: Reporter) -> StepResult:
     """Replace the linear layers of a model whose output channels lie far apart, in place.
 
-    Raises: StepError where there are none, where the outputs would change, and for a layer that
-    gives NaN or infinity.
+    Raises: NothingGainedError where there are none, or the outputs would change; StepError for a
+    layer that gives NaN or infinity.
     """
     model = bench.model.to(bench.device).eval()
     layers = _candidates(model, settings)
     ranges = _output_ranges(bench, layers)
     chosen = {path: seen for path, seen in ranges.items() if _unevenness(seen) > settings.limit}
     if not chosen:
-        raise StepError(_nothing(settings, ranges))
+        raise _nothing(settings, ranges)
     judge, size = Judge(bench), count(model, bench)
     scores = {"as it came": judge.score(model)}
     outputs = _outputs(bench)
     found = {path: _spread_one(model, path, seen) for path, seen in chosen.items()}
     if not are_same(outputs, _outputs(bench)):
-        raise StepError(
+        raise NothingGainedError(
             f"spread: the outputs on the first calibration samples are not the same any more with "
-            f"{', '.join(found)} rewritten; the model uses their weights in another way too: name "
-            "these layers in 'ignore', or take the step out"
+            f"{', '.join(found)} rewritten, as the model uses their weights in another way too",
+            "name these layers in 'ignore', or take the step out",
         )
     scores["spread"] = judge.score(model)
     reporter.note(_summary(found, len(ranges)))
@@ -153,19 +153,21 @@ def _outputs(bench: Bench) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in bench.call(bench.model, inputs).items()}
 
 
-def _nothing(settings: Spread, ranges: Mapping[str, Tensor]) -> str:
+def _nothing(settings: Spread, ranges: Mapping[str, Tensor]) -> NothingGainedError:
     if not ranges:
-        return (
+        return NothingGainedError(
             "spread: the model calls no linear layer whose weight is its own alone (and that is "
-            "not in 'ignore' or fused by torch); take the step out"
+            "not in 'ignore' or fused by torch)",
+            "take the step out",
         )
     largest, path = max((_unevenness(seen), path) for path, seen in ranges.items())
     lower = math.floor(10 * largest) / 10
     hint = f", or set limit below {lower:g}" if lower > 1 else ""
-    return (
+    return NothingGainedError(
         f"spread: of {len(ranges)} linear layers none has an output channel more than "
         f"{settings.limit:g} times as large as its median one on the calibration data (the most "
-        f"uneven is '{path}', {largest:.1f} times); take the step out{hint}"
+        f"uneven is '{path}', {largest:.1f} times)",
+        f"take the step out{hint}",
     )
 
 

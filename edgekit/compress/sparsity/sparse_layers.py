@@ -75,6 +75,18 @@ def participants(model: nn.Module, ignore: Sequence[str] = (), *, group: int = 0
     Raises: StepError for a pattern of ``ignore`` that matches nothing, a weight with NaN or
     infinity, and a model in which nothing takes part.
     """
+    found = known_weights(model, ignore, group=group)
+    if not found.weights:
+        raise StepError(_nothing(found.dense))
+    return found
+
+
+def known_weights(model: nn.Module, ignore: Sequence[str] = (), *, group: int = 0) -> Participants:
+    """The same, where a model may have none.
+
+    Raises: StepError for a pattern of ``ignore`` that matches nothing, and a weight with NaN or
+    infinity.
+    """
     owners = {path: item for path, item in model.named_modules() if _has_own(item)}
     ignored = matching("sparsify: ignore", ignore, owners)
     uses = _uses(model)
@@ -91,8 +103,6 @@ def participants(model: nn.Module, ignore: Sequence[str] = (), *, group: int = 0
             dense[name] = reason
         else:
             found.append(weight)
-    if not found:
-        raise StepError(_nothing(dense))
     for weight in found:
         _check_finite(weight)
     return Participants(weights=tuple(found), dense=dense)

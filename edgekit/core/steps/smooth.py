@@ -15,12 +15,14 @@ class Smooth:
     activations' do); "auto" tries many for each group of layers and takes the one whose outputs in
     INT8 are nearest to the float ones, or leaves the group as it is. has_multipliers: linear
     layers behind what can take no scales (sums, activation functions, norms that also lead into a
-    sum) multiply their inputs by channel themselves.
+    sum) multiply their inputs by channel themselves. may_change_nothing: a model that gains nothing
+    stays bit for bit as it was, which is reported; else that is an error.
     Raises: StepError for a value outside its range, naming the setting.
     """
 
     strength: float | int | str = AUTO
     has_multipliers: bool = False
+    may_change_nothing: bool = False
 
     def __post_init__(self) -> None:
         is_number = isinstance(self.strength, (float, int)) and self.strength is not True

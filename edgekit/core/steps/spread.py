@@ -12,12 +12,14 @@ class Spread:
 
     limit: a layer is changed where the largest value of its largest output channel is more than
     so many times that of the median channel. ignore: patterns (regular expressions) of the paths
-    of layers to leave as they are.
+    of layers to leave as they are. may_change_nothing: a model that gains nothing stays bit for bit
+    as it was, which is reported; else that is an error.
     Raises: StepError for a value outside its range, naming the setting.
     """
 
     limit: float | int = 8.0
     ignore: tuple[str, ...] = ()
+    may_change_nothing: bool = False
 
     def __post_init__(self) -> None:
         is_number = isinstance(self.limit, (float, int)) and self.limit is not True

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from edgekit.compress.quantization.smooth import smooth
 from edgekit.compress.scaled_linear import MultipliedLinear
-from edgekit.core.errors import StepError
+from edgekit.core.errors import NothingGainedError, StepError
 from edgekit.core.progress import Reporter
 from edgekit.core.steps import Smooth
 from tests.compress.benches import SIDE, SILENT, bench_of, seeded
@@ -121,3 +121,19 @@ def test_weights_keep_their_names_and_their_zeros(post_norm, digits, checkpoints
 def test_a_net_whose_norms_lead_into_sums_is_told_of_multipliers(post_norm, digits, checkpoints):
     with pytest.raises(StepError, match=r"smooth: no norm .* set has_multipliers = true"):
         smooth(Smooth(), bench_of(post_norm, digits, checkpoints), SILENT)
+
+
+class OwnLinear(nn.Module):
+    """A layer that a model wrote itself: nothing is known of what reads its weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(10, SIDE * SIDE) * 0.1)
+
+    def forward(self, image):
+        return functional.linear(image.flatten(1), self.weight)
+
+
+def test_a_net_of_layers_of_an_own_kind_gains_nothing(digits, checkpoints):
+    with pytest.raises(NothingGainedError, match="smooth: no norm or layer gives its channels"):
+        run(OwnLinear().eval(), digits, checkpoints)
