@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.compile.range_notes import UNIT, has_steps, tensor_notes
 from edgekit.compile.range_observer import Observer, Range
 from edgekit.core.calibration import Calibration
 from edgekit.core.errors import StepError
@@ -37,9 +38,6 @@ _BITS = 8
 SOFTMAX_DEPTH = 10.0
 # Shares of the samples after which the ranges are looked at on the way.
 _CHECKPOINTS = (8, 4, 2)
-NAMED_TENSORS = 3
-# What a tensor gets that was always zero: any grid holds zero.
-_UNIT = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +124,7 @@ def calibrate(
             f"quantize: calibration.samples is {settings.samples} and there are {count} "
             "calibration samples; give more, or set 0 for all"
         )
-    wanted = settings.samples or count
+    wanted, steps = settings.samples or count, 2**bits - 1
     observers = {
         name: Observer(settings, bits, is_symmetric=is_symmetric)
         for name in watched.names
@@ -139,13 +137,13 @@ def calibrate(
     convergence = tuple(_convergence(at, ranges, found) for at, ranges in kept.items())
     return Calibrated(
         ranges={
-            name: given[name] if name in given else _usable(found[name], is_symmetric)
+            name: given[name] if name in given else _usable(found[name], steps, is_symmetric)
             for name in watched.names
         },
         samples=done,
         outside={name: item.share_outside(*found[name]) for name, item in observers.items()},
         convergence=convergence,
-        notes=(*_notes(observers), *_told(convergence, done)),
+        notes=(*tensor_notes(observers, found, steps), *_told(convergence, done)),
     )
 
 
@@ -220,7 +218,9 @@ def _finite(
             if not np.isfinite(extreme):
                 raise StepError(
                     f"quantize: in calibration tensor '{name}' takes the value {extreme}; look for "
-                    "NaN or infinity in the calibration samples and the weights"
+                    "NaN or infinity in the calibration samples and the weights; where the layer "
+                    "itself goes past float32, bound its values in the model, or set "
+                    'activations = "dynamic", which needs no range'
                 )
         yield name, values
 
@@ -240,10 +240,10 @@ def _checked_known(known: Mapping[str, Range], names: Sequence[str]) -> dict[str
     }
 
 
-def _usable(found: Range, is_symmetric: bool) -> Range:
-    if found[0] < found[1]:
+def _usable(found: Range, steps: int, is_symmetric: bool) -> Range:
+    if has_steps(found, steps):
         return found
-    return (-_UNIT if is_symmetric else 0.0), _UNIT
+    return (-UNIT if is_symmetric else 0.0), UNIT
 
 
 def _convergence(
@@ -263,24 +263,6 @@ def _convergence(
     )
 
 
-def _notes(observers: Mapping[str, Observer]) -> Iterator[str]:
-    """What must be said of tensors whose values lie on one side of zero, or are all zero."""
-    zeros = [name for name, item in observers.items() if item.extremes == (0.0, 0.0)]
-    if zeros:
-        yield (
-            f"calibration: {_named(zeros)} 0 in all samples, so their ranges are a guess "
-            f"(0 to {_UNIT:g}); give samples in which they are used"
-        )
-    beside = [
-        name for name, item in observers.items() if item.extremes[0] > 0 or item.extremes[1] < 0
-    ]
-    if beside:
-        yield (
-            f"calibration: {_named(beside)} never 0; their ranges were widened to hold it, as "
-            "integers must"
-        )
-
-
 def _told(convergence: Sequence[Convergence], samples: int) -> Iterator[str]:
     """How far the ranges have settled, by the last look at them."""
     for last in convergence[-1:]:
@@ -289,10 +271,3 @@ def _told(convergence: Sequence[Convergence], samples: int) -> Iterator[str]:
             f"after all by {last.median:.1%} (median) and {last.worst:.1%} (worst, tensor "
             f"'{last.tensor}')"
         )
-
-
-def _named(names: Sequence[str]) -> str:
-    """The first few names, with the verb for what is said of them."""
-    more = f" and {len(names) - NAMED_TENSORS} more" if len(names) > NAMED_TENSORS else ""
-    shown = ", ".join(f"'{name}'" for name in names[:NAMED_TENSORS])
-    return f"tensors {shown}{more} are" if len(names) > 1 else f"tensor {shown} is"

@@ -1,13 +1,15 @@
 """Settings of calibration: how the ranges of static activations are found."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 from edgekit.core.codec import nearest
 from edgekit.core.errors import StepError
 
 CalibrationMethod = Literal["auto", "min_max", "moving_average", "percentile", "entropy", "mse"]
+# Settings that one method alone has a use for.
+_OF_METHOD = {"percentile": "percentile", "momentum": "moving_average"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +22,8 @@ class Calibration:
     "auto" takes what measured best (docs/strategies.md). percentile: of "percentile". momentum: the
     share of the average that a run leaves as it was, of "moving_average". samples: the first so
     many are used; 0 takes all.
-    Raises: StepError for a value outside its range, naming the setting.
+    Raises: StepError for a value outside its range and for one that the method has no use for,
+    naming the setting.
     """
 
     method: CalibrationMethod = "auto"
@@ -36,6 +39,16 @@ class Calibration:
         _expect("percentile", share, 50 < share <= 100, "above 50 and at most 100")
         _expect("momentum", self.momentum, 0 <= self.momentum < 1, "0 or more and below 1")
         _expect("samples", self.samples, self.samples >= 0, "0 (for all) or more")
+        self._refuse_unused()
+
+    def _refuse_unused(self) -> None:
+        for item in fields(self):
+            value, method = getattr(self, item.name), _OF_METHOD.get(item.name, self.method)
+            if value != item.default and method != self.method:
+                raise StepError(
+                    f"quantize: calibration.{item.name} is {value}, and method '{self.method}' has "
+                    f'no use for it; set calibration.method to "{method}", or take it out'
+                )
 
 
 def _expect(name: str, value: float, is_allowed: bool, allowed: str) -> None:

@@ -119,7 +119,10 @@ def _literal(allowed: tuple[Any, ...], plain: Any, where: str, error: type[Excep
         if type(item) is type(plain) and item == plain:
             return item
     names = [str(item) for item in allowed]
-    raise error(f"{where}: {plain!r} is not allowed{nearest(str(plain), names)}")
+    near = nearest(str(plain), names)
+    # The nearest name is a guess: who asks for "int16" is not helped by "int8" alone.
+    rest = "" if "; allowed: " in near else f" allowed: {', '.join(sorted(names))}"
+    raise error(f"{where}: {plain!r} is not allowed{near}{rest}")
 
 
 def _union(members: tuple[Any, ...], plain: Any, where: str, error: type[Exception]) -> Any:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.core.codec import to_plain
-from edgekit.core.figure import Figure, Place, Provenance
+from edgekit.core.figure import Figure, Place, Provenance, not_evaluated
 from edgekit.flow.calls import StageCaller
 from edgekit.flow.making import Products
 
@@ -41,6 +41,12 @@ def range_figures(
 
 def convergence_figures(calibration: Mapping[str, Any]) -> Iterator[Figure]:
     """How far the ranges still moved in the last half of the samples."""
+    if calibration["samples"] == 1:
+        yield not_evaluated(
+            "calibration_convergence",
+            "",
+            "one calibration sample has no half to compare with; give 100 or more",
+        )
     for last in calibration["convergence"][-1:]:
         looks = ", ".join(
             f"{item['samples']}: {item['median']:.1%}" for item in calibration["convergence"]

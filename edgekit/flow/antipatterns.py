@@ -63,10 +63,11 @@ def _calibration(strategy: Strategy, drift: Drift | None) -> Iterator[str]:
     quantize = quantize_of(strategy)
     if drift is None or quantize is None or quantize.activations != "static":
         return
-    if drift.samples < FEW_SAMPLES:
+    used = min(drift.samples, quantize.calibration.samples or drift.samples)
+    if used < FEW_SAMPLES:
         yield (
-            f"calibration on {drift.samples} samples: the ranges of activations rest on too few; "
-            f"give {FEW_SAMPLES} or more"
+            f"calibration on {used} samples: the ranges of activations rest on too few; give "
+            f"{FEW_SAMPLES} or more"
         )
     if drift.is_large:
         yield (

@@ -4,13 +4,16 @@ A step checks its settings itself, once it is reached; a slip of the pen should 
 of training before it.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
 from edgekit.compress.layer_paths import matching
 from edgekit.core.errors import StepError
+from edgekit.core.facts import LayerFact
 from edgekit.core.planned import PlannedStep
 from edgekit.core.steps.patterns import check_pattern
+from edgekit.core.strategy import Override, Quantize
 
 # Settings that hold patterns of module paths.
 PATTERNS = ("ignore", "targets", "layer_ratios")
@@ -43,6 +46,29 @@ def check_names(model: Any, steps: tuple[PlannedStep, ...]) -> None:
             )
         if not _keeps_names(step):
             return
+
+
+def check_some_are_stored(layers: tuple[LayerFact, ...], quantize: Quantize) -> None:
+    """Refuse patterns that together leave every layer in float: the step would store nothing.
+
+    layers: all that have weights.
+    Raises: StepError naming the patterns.
+    """
+    if not layers or not all(_is_left(layer, quantize.overrides) for layer in layers):
+        return
+    patterns = dict.fromkeys(item.pattern for item in quantize.overrides)
+    raise StepError(
+        f"quantize: every layer with weights stays in float, by the patterns "
+        f"{', '.join(repr(pattern) for pattern in patterns)}, so {quantize.precision} would be "
+        "stored nowhere; take a pattern back, or take the step out"
+    )
+
+
+def _is_left(layer: LayerFact, overrides: tuple[Override, ...]) -> bool:
+    """Whether the last override that matches a layer leaves it in float."""
+    names = (layer.module_path, f"{layer.module_path}.weight")
+    found = [item for item in overrides if any(re.search(item.pattern, name) for name in names)]
+    return bool(found) and found[-1].precision == "float"
 
 
 def _keeps_names(step: PlannedStep) -> bool:

@@ -20,7 +20,7 @@ from edgekit.core.target import Target
 from edgekit.core.units import format_quantity
 from edgekit.core.verdict import Limit, Sense
 from edgekit.core.workload import Workload
-from edgekit.flow.early_checks import check_names
+from edgekit.flow.early_checks import check_names, check_some_are_stored
 from edgekit.flow.limits import resolve_limits
 from edgekit.flow.prepare import Model, capture_model
 from edgekit.flow.results import BuildOptions, FitLine, FitOutcome, PlanResult, SupportLine
@@ -125,6 +125,8 @@ def make_plan(model: Model, options: BuildOptions) -> Plan:
     if wishes.has_module:
         running = (*plan.steps_on(ActsOn.MODULE), *plan.steps_on(ActsOn.GRAPH))
         check_names(model.workload.model, running)
+    if quantize is not None:
+        check_some_are_stored(model.facts.layers, quantize)
     return plan
 
 

@@ -8,6 +8,9 @@ from edgekit.core.target import Target
 
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 WIDE_BITS = 16
+# Their weights may share scales in blocks.
+IN_BLOCKS = ("int4", "nf4")
+OF_STATIC = ("is_integer_only", "is_unsigned")
 
 
 def check_stored(settings: Quantize, target: Target, where: str, *, family: str = "") -> None:
@@ -21,17 +24,13 @@ def check_stored(settings: Quantize, target: Target, where: str, *, family: str 
         _check_mobile(settings, where)
     _check_activations(settings, where)
     _check_calibration(settings, where)
+    _check_used(settings, where)
     has_blocks, is_stored = settings.block_size > 0, settings.activations == "none"
     if settings.is_per_tensor and (settings.precision != "int8" or has_blocks or is_stored):
         raise StepError(
             f"{where}: is_per_tensor goes with int8, static or dynamic activations and no "
             f"blocks; this is {settings.precision}, activations {settings.activations}, block_size "
             f"{settings.block_size}: leave it out, or change these"
-        )
-    if has_blocks and settings.precision in STORED_ONLY and settings.precision != "nf4":
-        raise StepError(
-            f"{where}: block_size {settings.block_size} goes with int4 and nf4; "
-            f"{settings.precision} has none: set it to 0"
         )
     if settings.block_size not in (0, *BLOCK_SIZES):
         *first, last = map(str, BLOCK_SIZES)
@@ -53,6 +52,22 @@ def _check_precisions(settings: Quantize, target: Target, where: str) -> None:
             raise StepError(
                 f"{where}: layer pattern '{override.pattern}': target {target.name} cannot store "
                 f"{override.precision}; it can: {allowed}; or leave the layer in float"
+            )
+
+
+def _check_used(settings: Quantize, where: str) -> None:
+    """Refuse what nothing in these settings has a use for."""
+    asked = {settings.precision, *(item.precision for item in settings.overrides)}
+    if settings.block_size > 0 and settings.mixed is None and not asked.intersection(IN_BLOCKS):
+        raise StepError(
+            f"{where}: block_size {settings.block_size} goes with int4 and nf4; "
+            f"{settings.precision} has none: set it to 0"
+        )
+    for name in OF_STATIC:
+        if getattr(settings, name) and settings.activations != "static":
+            raise StepError(
+                f"{where}: {name} is of static activations, and these are "
+                f'{settings.activations}: set activations = "static", or leave it out'
             )
 
 

@@ -140,6 +140,28 @@ def test_a_tensor_of_zeros_gets_a_range_that_is_said_to_be_a_guess(method):
     assert any("tensor 'x' is 0 in all samples" in note for note in found.notes)
 
 
+@pytest.mark.parametrize("method", ["min_max", "moving_average", "percentile", "entropy", "mse"])
+def test_a_tensor_too_small_for_a_scale_gets_a_normal_one_and_is_named(method):
+    # 255 steps of the least normal float32 span 3.0e-36.
+    found = calibrated([np.float32([[-1e-37, 2e-36]])], method=method)
+    assert found.ranges["x"] == (0, 1)
+    assert any("tensor 'x' is so near 0" in note for note in found.notes)
+    wide = calibrated([np.float32([[-1e-37, 4e-36]])], method="min_max")
+    assert wide.ranges["x"] == pytest.approx((-1e-37, 4e-36), rel=1e-6)
+    assert not any("near 0" in note for note in wide.notes)
+
+
+def test_a_range_far_from_zero_is_told_with_the_steps_that_are_left():
+    # 2 of the 1,002 between 0 and the top: half a step of 255.
+    found = calibrated([np.float32([[1000, 1002]])], method="min_max")
+    assert any("1 of 255 steps are left for what 'x' holds" in note for note in found.notes)
+    below = calibrated([np.float32([[-4, -2]])], method="min_max")
+    assert any("128 of 255 steps" in note for note in below.notes)
+    # As far above zero as below it: 2 of 8.
+    centred = calibrated([np.float32([[-4, -2]])], method="min_max", is_symmetric=True)
+    assert any("64 of 255 steps" in note for note in centred.notes)
+
+
 def test_more_samples_than_there_are_is_refused_and_fewer_are_the_first():
     with pytest.raises(StepError, match=r"calibration\.samples is 65 and there are 64"):
         calibrated(BATCHES, samples=65)

@@ -37,3 +37,16 @@ def test_a_misspelt_key_is_named_with_its_place():
     plain = {"precision": "int8", "activations": "static", "calibration": {"metod": "mse"}}
     with pytest.raises(StepError, match=r"x\.calibration: unknown key 'metod'; did you mean 'm"):
         from_plain(Quantize, plain, where="x", error=StepError)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"percentile": 99.9}, "percentile is 99.9, and method 'auto' .*method to \"percentile\""),
+        ({"method": "mse", "momentum": 0.5}, 'momentum is 0.5, .*method to "moving_average"'),
+        ({"method": "percentile", "momentum": 0.5}, "method 'percentile' has no use for it"),
+    ],
+)
+def test_a_setting_that_the_method_does_not_read_is_refused(settings, named):
+    with pytest.raises(StepError, match=named):
+        Calibration(**settings)

@@ -113,6 +113,12 @@ def test_canonical_json_is_one_encoding_whatever_the_order():
         to_plain({"a": object()})
 
 
+def test_a_value_that_is_none_of_a_few_is_told_with_all_of_them():
+    wanted = r"precision: 'int2' is not allowed; did you mean 'int8'\? allowed: bf16, .*, nf4$"
+    with pytest.raises(InputError, match=wanted):
+        from_plain(Quantize, {"precision": "int2", "activations": "none"}, where="t")
+
+
 def test_nearest_suggests_or_lists():
     assert nearest("fon", ["phone", "laptop"]) == "; did you mean 'phone'?"
     assert nearest("zzzz", ["phone", "laptop"]) == "; allowed: laptop, phone"

@@ -6,6 +6,7 @@ import pytest
 
 import edgekit
 from edgekit.core.errors import StepError
+from edgekit.core.figure import Provenance
 from edgekit.flow.activation_ranges import convergence_figures, drift_figure
 from tests.flow import tiny
 from tests.flow.test_compressing import build, profile
@@ -36,7 +37,15 @@ def test_the_last_look_is_the_figure_and_the_others_are_told():
     assert "first 32 of 64" in figure.how
     assert "worst 30.0% ('b')" in figure.how
     assert "8: 20.0%, 32: 1.0%" in figure.how
-    assert not list(convergence_figures({"samples": 1, "convergence": []}))
+
+
+def test_one_sample_has_no_convergence_and_that_is_said():
+    (figure,) = convergence_figures({"samples": 1, "convergence": []})
+    assert (figure.name, figure.value) == ("calibration_convergence", None)
+    assert figure.provenance is Provenance.NOT_EVALUATED
+    assert "one calibration sample" in figure.how
+    # Trained ranges need no samples.
+    assert not list(convergence_figures({"samples": 0, "convergence": []}))
 
 
 def test_drift_is_the_largest_rise_and_names_tensors():

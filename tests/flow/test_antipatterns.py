@@ -71,6 +71,13 @@ def test_bad_calibration_data_are_named(given, words):
     assert words in line
 
 
+def test_only_the_samples_that_are_used_count():
+    few = {**STATIC, "calibration": {"samples": 8}}
+    step = PlannedStep(name="quantize", is_run=True, reason="", settings=few)
+    (line,) = found(DISTIL, step)
+    assert "calibration on 8 samples" in line
+
+
 def test_calibration_data_do_not_matter_where_nothing_is_calibrated():
     dynamic = {**STATIC, "activations": "dynamic"}
     step = PlannedStep(name="quantize", is_run=True, reason="", settings=dynamic)

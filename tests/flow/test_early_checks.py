@@ -54,6 +54,17 @@ def test_the_last_step_s_overrides_are_looked_at_too():
         check_names(model, (step("quantize", overrides=({"pattern": "("},)),))
 
 
+def test_patterns_that_leave_nothing_to_store_are_an_error_of_the_plan(tmp_path):
+    device = profile(tmp_path)
+    some, others = {"first|second": "float"}, {"third|scores|other": "float"}
+    edgekit.plan(tiny.workload(), device=device, layers=some)
+    for layers in ({"": "float"}, {**some, **others}):
+        with pytest.raises(StepError, match=r"every layer with weights stays in float, .* int8"):
+            edgekit.plan(tiny.workload(), device=device, layers=layers)
+    # Of several patterns the last one counts.
+    edgekit.plan(tiny.workload(), device=device, layers={"": "float", "second": "int8"})
+
+
 def test_what_is_there_passes():
     model = nn.Sequential(nn.Linear(2, 2))
     check_names(model, (step("prune", ignore=("^0$",)), step("factorize", ignore=())))

@@ -8,6 +8,7 @@ from edgekit.core.mixed import Mixed
 from edgekit.core.strategy import Override, Quantize
 from edgekit.plan.storage import check_stored
 
+INT4_HEAD = Override(pattern="head", precision="int4")
 WHERE = "phone: step 'quantize'"
 
 
@@ -64,8 +65,19 @@ def test_blocks_are_of_int4_and_nf4():
     check("onnx", "nf4", block_size=32)
     with pytest.raises(StepError, match="block_size 48 is not allowed; use 0"):
         check("onnx", "nf4", block_size=48)
-    with pytest.raises(StepError, match="fp8_e4m3 has none: set it to 0"):
-        check("onnx", "fp8_e4m3", block_size=32)
+    for precision in ("fp8_e4m3", "fp16", "int8"):
+        with pytest.raises(StepError, match=f"{precision} has none: set it to 0"):
+            check("onnx", precision, block_size=32)
+    check("onnx", "int8", "dynamic", block_size=32, overrides=(INT4_HEAD,))
+    check("onnx", "int8", "dynamic", block_size=32, mixed=Mixed())
+
+
+@pytest.mark.parametrize("setting", ["is_integer_only", "is_unsigned"])
+def test_what_static_activations_alone_read_is_refused_beside_others(setting):
+    check("onnx", "int8", "static", **{setting: True})
+    for precision, activations in (("int8", "dynamic"), ("int4", "none"), ("fp16", "none")):
+        with pytest.raises(StepError, match=f"{setting} is of static activations, and these are"):
+            check("onnx", precision, activations, **{setting: True})
 
 
 def test_a_phone_that_would_load_them_as_floats_gets_no_small_floats():

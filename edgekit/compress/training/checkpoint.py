@@ -33,6 +33,7 @@ class Checkpoint:
     """All that a training needs to go on.
 
     epoch, batch: the next to run, counted from 0. loss_sum, loss_batches: of the epoch so far.
+    first_loss: of the very first batch.
     stale_epochs: since the metric was last better. best_*: the best weights so far, the masks that
     went with them, and where they are among the points. points: plain values of each. tensors,
     average: weights and statistics as they stand, and their moving average. masks: where weights
@@ -47,6 +48,7 @@ class Checkpoint:
     epoch_seconds: float = 0.0
     loss_sum: float = 0.0
     loss_batches: int = 0
+    first_loss: float = 0.0
     stale_epochs: int = 0
     best_score: float = 0.0
     best_point: int = 0

@@ -24,6 +24,9 @@ from edgekit.core.steps.train import Train
 from edgekit.graph.ranges import TrainedRange
 
 CHECKPOINT_SECONDS = 120.0
+# An epoch's mean loss that is so many times that of the first batch, or 1 where that is less, is
+# none that training comes back from.
+DIVERGED = 1000.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +155,8 @@ class TrainingRun:
         state = self.state
         _seed(self.bench.device, stream_seed(self.batches.seed, "model", self._done))
         loss = self._guarded(batch)
+        if not self._done:
+            state.first_loss = loss
         state.loss_sum += loss
         state.loss_batches += 1
         state.batch += 1
@@ -168,21 +173,30 @@ class TrainingRun:
         try:
             return self.updater.step(lambda: self._loss(self.model, batch), self._done)
         except NotFiniteError as error:
-            state, settings = self.state, self.settings
-            clip = settings.clip_norm or "0, which clips nothing"
-            raise StepError(
-                f"{self.where}: {error} in epoch {state.epoch + 1} of {settings.epochs}, batch "
-                f"{state.batch + 1} of {len(self.batches)}; training stops, and the last good "
-                f"checkpoint is kept in {self.folder}. Lower learning_rate (now "
-                f"{settings.learning_rate:g}) or clip_norm (now {clip}), lengthen warmup_ratio "
-                f"(now {settings.warmup_ratio:g}), or look for NaN in the training data"
-            ) from error
+            place = f", batch {self.state.batch + 1} of {len(self.batches)}"
+            raise self._stopped(error, place) from error
+
+    def _stopped(self, error: NotFiniteError, place: str = "") -> StepError:
+        """What is told of a training that cannot go on. place: within the epoch."""
+        state, settings = self.state, self.settings
+        clip = settings.clip_norm or "0, which clips nothing"
+        return StepError(
+            f"{self.where}: {error} in epoch {state.epoch + 1} of {settings.epochs}{place}; "
+            f"training stops, and the last good checkpoint is kept in {self.folder}. Lower "
+            f"learning_rate (now {settings.learning_rate:g}) or clip_norm (now {clip}), lengthen "
+            f"warmup_ratio (now {settings.warmup_ratio:g}), or look for NaN in the training data"
+        )
 
     def _end_epoch(self) -> None:
         state = self.state
-        is_better = self._judge(
-            f"{self.name} epoch {state.epoch + 1}", loss=state.loss_sum / state.loss_batches
-        )
+        loss = state.loss_sum / state.loss_batches
+        if loss > DIVERGED * max(abs(state.first_loss), 1.0):
+            grown = NotFiniteError(
+                f"the loss grew from {state.first_loss:.3g} in the first batch to {loss:.3g} on "
+                "average"
+            )
+            raise self._stopped(grown) from grown
+        is_better = self._judge(f"{self.name} epoch {state.epoch + 1}", loss=loss)
         state.stale_epochs = 0 if is_better else state.stale_epochs + 1
         state.epoch += 1
         state.batch, state.loss_batches = 0, 0

@@ -26,7 +26,7 @@ _SMALLEST_SCALE = 1.0
 
 
 class NotFiniteError(ArithmeticError):
-    """A loss or a gradient is NaN or infinite, or a learned step is next to nothing."""
+    """A loss or a gradient is NaN, infinite or beyond use, or a learned step next to nothing."""
 
 
 class Updater:

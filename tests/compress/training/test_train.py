@@ -21,6 +21,7 @@ from edgekit.compress.training.batches import epoch_order, stream_seed
 from edgekit.compress.training.checkpoint import FILE
 from edgekit.compress.training.objective import label_objective, teacher_objective
 from edgekit.compress.training.train import train
+from edgekit.compress.training.training_run import DIVERGED
 from edgekit.core.errors import StepError
 from edgekit.core.progress import Reporter
 from edgekit.core.steps import Train
@@ -418,6 +419,37 @@ def test_a_loss_that_is_not_finite_stops_and_says_where(digits, checkpoints, val
     stored = torch.load(checkpoints / "round-2" / FILE, weights_only=True)
     assert (stored["epoch"], stored["batch"]) == (1, 0)
     assert all(bool(value.isfinite().all()) for value in stored["tensors"].values())
+
+
+@pytest.mark.parametrize("factor", [1e4, 100.0])
+def test_a_loss_that_grows_past_all_use_stops_although_it_is_finite(digits, checkpoints, factor):
+    bench, settings = mlp_bench(digits, checkpoints), Train(epochs=2, learning_rate=1e-3)
+    plain, calls = label_objective(bench), []
+
+    def objective(model, batch):
+        calls.append(1)
+        return plain(model, batch) * (1.0 if len(calls) == 1 else factor)
+
+    if factor < DIVERGED:
+        assert _train(bench, settings, objective).epochs == 2
+        return
+    message = (
+        r"test, train: the loss grew from 2\.\d+ in the first batch to \S+ on average in epoch 1 "
+        r"of 2; training stops, .* Lower learning_rate \(now 0.001\)"
+    )
+    with pytest.raises(StepError, match=message):
+        _train(bench, settings, objective)
+
+
+def test_a_loss_that_was_next_to_nothing_may_grow(digits, checkpoints):
+    bench = mlp_bench(digits, checkpoints)
+    plain, calls = label_objective(bench), []
+
+    def objective(model, batch):
+        calls.append(1)
+        return plain(model, batch) * (1e-9 if len(calls) == 1 else 1.0)
+
+    assert _train(bench, Train(epochs=1), objective).epochs == 1
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_lost(digits, checkpoints):
