@@ -11,6 +11,7 @@ from edgekit.cli.options import json_option
 from edgekit.cli.output import guarded_stdout, say, say_json
 from edgekit.cli.progress import listening
 from edgekit.cli.verb import Verb
+from edgekit.core.codec import nearest
 from edgekit.core.errors import InputError
 
 
@@ -77,7 +78,8 @@ def debug_command(  # noqa: PLR0913 -- one parameter for each option
         say_json({"is_good": result.is_good, "first_wrong": wrong, "comparison": result})
         return
     if only and not any(re.search(only, item.layer) for item in result.layers):
-        raise InputError(f"--only: no layer matches '{only}'")
+        names = [item.layer for item in result.layers]
+        raise InputError(f"--only: no layer matches '{only}'{nearest(only, names)}")
     say(*debug_view(result, only=only))
 
 

@@ -123,5 +123,5 @@ def weights_with(
 
 
 def describe(layers: Sequence[Layer]) -> str:
-    """Module paths for a message."""
-    return ", ".join(layer.module_path for layer in layers)
+    """Module paths for a message; a recurrent layer has several weights."""
+    return ", ".join(dict.fromkeys(layer.module_path for layer in layers))

@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from edgekit.core.errors import InputError
 
 T = TypeVar("T")
+_KINDS = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
 
 
 def to_plain(value: Any) -> Any:
@@ -105,9 +106,8 @@ def _scalar(hint: Any, plain: Any, where: str, error: type[Exception]) -> Any:
     if hint is float and isinstance(plain, int) and not isinstance(plain, bool):
         return float(plain)
     is_bool_as_number = isinstance(plain, bool) and hint is not bool
-    _expect(
-        isinstance(plain, hint) and not is_bool_as_number, f"a {hint.__name__}", plain, where, error
-    )
+    wanted = _KINDS.get(hint, f"a {hint.__name__}")
+    _expect(isinstance(plain, hint) and not is_bool_as_number, wanted, plain, where, error)
     _expect(
         not isinstance(plain, float) or math.isfinite(plain), "a finite number", plain, where, error
     )

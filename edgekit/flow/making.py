@@ -169,12 +169,7 @@ class Maker(StageCaller):
         for finding in report.findings:
             self.reporter.note(f"audit: {finding.message}")
         if not report.is_accepted:
-            lines = "\n".join(f"  {finding.message}" for finding in report.findings)
-            raise StepError(
-                f"step '{step.name}' did not do what the strategy asks (audit of the artifact):\n"
-                f"{lines}\nleave these layers out by name (--layer PATTERN=float), choose another "
-                "precision or target, or raise the profile's float_share_tolerance"
-            )
+            raise _refusal(step, report)
         return report
 
     def _strip(self, name: str, made: Made) -> Made:
@@ -227,3 +222,15 @@ def largest_layers(made: Made) -> tuple[LayerSize, ...]:
         if tensor.is_constant
     ]
     return tuple(sorted(sizes, key=lambda item: -item.bytes)[:LARGEST_LAYERS])
+
+
+def _refusal(step: PlannedStep, report: AuditReport) -> StepError:
+    """What an audit did not accept, and what to do."""
+    wrong = [finding for finding in report.findings if finding.severity != "note"]
+    lines = "\n".join(f"  {finding.message}" for finding in wrong)
+    return StepError(
+        f"step '{step.name}' did not do what the strategy asks (audit of the artifact):\n{lines}\n"
+        "give these layers what the target has for them, or leave them in float (--layer "
+        "PATTERN=int8, PATTERN=float), choose another precision or target, or raise the profile's "
+        "float_share_tolerance"
+    )

@@ -142,6 +142,7 @@ def _unsupported(subject: Subject, layers: list[WeightLayer]) -> Finding:
     """One note for all: the engine has no kernel for it, so it is no layer's fault."""
     names = ", ".join(dict.fromkeys(subject.path(layer) for layer in layers))
     share = sum(subject.share(layer) for layer in layers)
+    count = f"{len(layers)} weights are" if len(layers) > 1 else "1 weight is"
     return Finding(
         kind="float compute",
         layer=names,
@@ -149,7 +150,7 @@ def _unsupported(subject: Subject, layers: list[WeightLayer]) -> Finding:
         found=_FLOAT_COMPUTE,
         share=share,
         message=(
-            f"{len(layers)} weights are computed with in float ({share:.1%} of all): ONNX Runtime "
+            f"{count} computed with in float ({share:.1%} of all): ONNX Runtime "
             f"has no integer kernel for 4 bits, activations of 16 bits or recurrent layers like "
             f"these, nor a fast one for convolutions with activations scaled at run time; they win "
             f"bytes only: {names}"

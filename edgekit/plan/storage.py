@@ -24,7 +24,7 @@ def check_stored(settings: Quantize, target: Target, where: str, *, family: str 
         _check_mobile(settings, where)
     _check_activations(settings, where)
     _check_calibration(settings, where)
-    _check_used(settings, where)
+    _check_used(settings, target, where)
     has_blocks, is_stored = settings.block_size > 0, settings.activations == "none"
     if settings.is_per_tensor and (settings.precision != "int8" or has_blocks or is_stored):
         raise StepError(
@@ -55,13 +55,20 @@ def _check_precisions(settings: Quantize, target: Target, where: str) -> None:
             )
 
 
-def _check_used(settings: Quantize, where: str) -> None:
+def _check_used(settings: Quantize, target: Target, where: str) -> None:
     """Refuse what nothing in these settings has a use for."""
     asked = {settings.precision, *(item.precision for item in settings.overrides)}
     if settings.block_size > 0 and settings.mixed is None and not asked.intersection(IN_BLOCKS):
         raise StepError(
             f"{where}: block_size {settings.block_size} goes with int4 and nf4; "
             f"{settings.precision} has none: set it to 0"
+        )
+    is_static_block = settings.block_size > 0 and settings.activations == "static"
+    if is_static_block and settings.precision == "int4" and target.format == "tflite":
+        raise StepError(
+            f"{where}: block_size {settings.block_size} beside static activations: LiteRT "
+            "multiplies blocks of weights with activations that are scaled at run time alone; set "
+            'block_size to 0 (a scale for each channel), or activations = "dynamic"'
         )
     for name in OF_STATIC:
         if getattr(settings, name) and settings.activations != "static":

@@ -103,5 +103,5 @@ def test_patterns_that_match_nothing_are_told(quantized_bundle, tmp_path, comman
     assert "weights" in command(*given, "^weights$").out
     nothing = command(*given, "encoder")
     assert nothing.code == 2
-    assert "no layer matches 'encoder'" in nothing.err
+    assert "no layer matches 'encoder'; allowed: " in nothing.err
     assert "is no regular expression" in command(*given, "(").err

@@ -140,7 +140,7 @@ def test_no_samples_and_no_arrays_are_errors(tmp_path):
         ({"arrays": {"x": {"dtype": "float32", "shape": [-6]}}}, "every length 1 or more"),
         ({"arrays": {"../../x": {"dtype": "float32", "shape": [6]}}}, "is missing"),
         ({"extra": 1}, "unknown key 'extra'"),
-        ({"count": "5"}, "is not a int"),
+        ({"count": "5"}, "is not a whole number"),
     ],
 )
 def test_a_description_that_does_not_add_up_is_refused(folder, change, message):

@@ -8,7 +8,11 @@ import pytest
 import edgekit
 from edgekit.catalog import load_profile, load_target
 from edgekit.compile import ONNX
+from edgekit.core.planned import PlannedStep
+from edgekit.flow import making
 from edgekit.flow.making import Made, Maker, largest_layers
+from edgekit.measure.audit import AuditReport
+from edgekit.measure.audit_finding import Finding
 from tests.flow.tiny import pictures
 from tests.measure.artifacts import write_onnx
 
@@ -61,3 +65,24 @@ def test_a_phone_gets_an_ort_file_whose_integers_are_not_timed_on_another_proces
         assert (session.run(images)["scores"].argmax(axis=1) == labels).mean() > 0.9
     names = [item.name for item in result.manifest.lineage.stages]
     assert names == ["export", "quantize", "mobile"]
+
+
+def test_a_refusal_names_what_counts_and_what_may_be_done_and_no_notes():
+    def finding(severity, message):
+        return Finding(
+            kind="k",
+            layer="up",
+            wanted="a",
+            found="b",
+            share=0.1,
+            message=message,
+            severity=severity,
+        )
+
+    findings = (finding("counted", "up: wider"), finding("note", "widened to run"))
+    report = AuditReport(findings=findings, figures=(), is_accepted=False)
+    said = str(making._refusal(PlannedStep(name="quantize", is_run=True, reason=""), report))
+    assert said.startswith("step 'quantize' did not do what the strategy asks")
+    assert "\n  up: wider\n" in said
+    assert "widened to run" not in said
+    assert "--layer PATTERN=int8, PATTERN=float" in said

@@ -72,6 +72,14 @@ def test_blocks_are_of_int4_and_nf4():
     check("onnx", "int8", "dynamic", block_size=32, mixed=Mixed())
 
 
+def test_litert_has_no_blocks_beside_static_activations():
+    check("onnx", "int4", "static", block_size=32)
+    check("litert", "int4", "dynamic", block_size=32)
+    check("litert", "int4", "static")
+    with pytest.raises(StepError, match=r"block_size 32 beside static activations: .* to 0"):
+        check("litert", "int4", "static", block_size=32)
+
+
 @pytest.mark.parametrize("setting", ["is_integer_only", "is_unsigned"])
 def test_what_static_activations_alone_read_is_refused_beside_others(setting):
     check("onnx", "int8", "static", **{setting: True})
