@@ -18,6 +18,7 @@ CONV_SHARE = 0.8
 
 _CONV = ("conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d")
 _MATMUL = ("matmul", "bmm", "mm")
+_EINSUM = "einsum"
 _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
 
@@ -155,7 +156,7 @@ def _kind(node: Node, weights: Mapping[str, tuple[int, ...]]) -> LayerKind | Non
         return "depthwise" if _is_depthwise(node, weights) else "conv"
     if name in ("linear", "addmm"):
         return "linear"
-    if name in _MATMUL and any(
+    if name in (*_MATMUL, _EINSUM) and any(
         len(weights.get(item.name, ())) > 1 for item in node.all_input_nodes
     ):
         return "linear"
@@ -182,6 +183,8 @@ def _layer_macs(
         steps = math.prod(_shape(node.all_input_nodes[0])[:-1])
         return steps * sum(math.prod(weights[name]) for name in sources if len(weights[name]) > 1)
     weight = _weight_shape(node, kind, weights, sources)
+    if short_name(node) == _EINSUM:
+        return _einsum_macs(node)
     if "transpose" in short_name(node):
         return math.prod(_shape(node.all_input_nodes[0])) * math.prod(weight[1:])
     if kind in ("conv", "depthwise"):
@@ -204,7 +207,24 @@ def _product_macs(node: Node, weights: Collection[str]) -> int:
         left, right = node.all_input_nodes[0], node.all_input_nodes[-1]
         if left.name not in weights and right.name not in weights:
             return math.prod(_shape(node)) * _shape(left)[-1]
+    if name == _EINSUM and not any(item.name in weights for item in node.all_input_nodes):
+        return _einsum_macs(node)
     return 0
+
+
+def _einsum_macs(node: Node) -> int:
+    """One multiply-accumulate for each place of all axes of a product that names them."""
+    operands = str(node.args[0]).replace(" ", "").partition("->")[0].split(",")
+    sizes: dict[str, int] = {}
+    items: Any = node.args[1]
+    for labels, item in zip(operands, items, strict=False):
+        before, dots, after = labels.partition("...")
+        shape = _shape(item)
+        sizes |= zip(before, shape, strict=False)
+        sizes |= zip(after, shape[len(shape) - len(after) :], strict=False)
+        if dots:
+            sizes[dots] = math.prod(shape[len(before) : len(shape) - len(after)])
+    return math.prod(sizes.values())
 
 
 def _shape(node: Node) -> tuple[int, ...]:
@@ -266,7 +286,7 @@ def _family(calls: Iterable[Node], layers: tuple[LayerFact, ...], macs: int) -> 
     kinds = {layer.kind for layer in layers}
     conv_macs = sum(layer.macs for layer in layers if layer.kind in ("conv", "depthwise"))
     has_attention = "scaled_dot_product_attention" in names or (
-        "softmax" in names and bool(names & set(_MATMUL))
+        "softmax" in names and bool(names & {*_MATMUL, _EINSUM})
     )
     if has_attention or {"embedding", "layer_norm"} <= names:
         return "convnet" if conv_macs > CONV_SHARE * macs else "transformer"

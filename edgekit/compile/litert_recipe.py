@@ -283,7 +283,8 @@ def _summed(notes: Sequence[str]) -> list[str]:
         name, _, what = note.partition(": ")
         count = counts.pop(what, 0) if what else 1
         if count > 1:
-            found.append(f"{name} and {count - 1} more layers: {what}")
+            more = "1 more layer" if count == 2 else f"{count - 1} more layers"
+            found.append(f"{name} and {more}: {what}")
         elif count:
             found.append(note)
     return found

@@ -12,7 +12,8 @@ from edgekit.core.progress import Reporter
 from edgekit.core.steps.patterns import compiled_pattern
 from edgekit.core.strategy import LayerPrecision, Quantize
 
-Kind = Literal["conv", "depthwise", "matrix", "embedding", "recurrent"]
+# "einsum": a product that the file names by its axes; no kernel takes integers there.
+Kind = Literal["conv", "depthwise", "matrix", "embedding", "recurrent", "einsum"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +69,21 @@ def _weights_of(node: onnx.NodeProto) -> list[tuple[int, Kind, int]]:
         return [(0, "embedding", 0)]
     if node.op_type in ("LSTM", "GRU", "RNN"):
         return [(1, "recurrent", 1), (2, "recurrent", 1)]
+    if node.op_type == "Einsum":
+        return [(place, "einsum", axis) for place, axis in enumerate(_einsum_axes(node))]
     return []
+
+
+def _einsum_axes(node: onnx.NodeProto) -> list[int]:
+    """Of each operand the first axis that the output has from it alone; 0 where there is none."""
+    operands, _, output = attribute(node, "equation", b"").decode().replace(" ", "").partition("->")
+    axes = []
+    for place, labels in enumerate(found := operands.split(",")):
+        others = "".join(found[:place] + found[place + 1 :])
+        # What "..." stands for cannot be counted here.
+        own = [axis for axis, label in enumerate(labels) if label in output and label not in others]
+        axes.append(own[0] if own and "." not in labels else 0)
+    return axes
 
 
 def _refine(kind: Kind, node: onnx.NodeProto, tensor: onnx.TensorProto) -> Kind:

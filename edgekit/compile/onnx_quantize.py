@@ -238,7 +238,10 @@ def _to_static(
     result = _block_embeddings(work, result)
     recurrent = work.pick("int8", "int4", kinds=("recurrent",))
     rows = work.pick("int8", kinds=("embedding",))
-    store_as_integers(result, (*rows, *recurrent), work.chosen)
+    products = work.pick("int8", "int4", kinds=("einsum",))
+    store_as_integers(result, (*rows, *recurrent, *products), work.chosen)
+    if products:
+        notes.append(f"only the weights are integers, with no static kernel: {describe(products)}")
     if recurrent:
         notes.append(f"only the weights are integers in recurrent layers: {describe(recurrent)}")
     notes += [*_floats(result, work), *calibrated.notes]

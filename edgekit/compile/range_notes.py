@@ -40,12 +40,11 @@ def tensor_notes(
         for name, item in observers.items()
         if name not in flat and _is_beside(item.extremes)
     }
-    beside = list(left)
-    if beside:
-        worst = min(beside, key=lambda name: left[name])
+    if left:
         yield (
-            f"calibration: {_named(beside)} never 0; the range was widened to hold it, as integers "
-            f"must: {left[worst]:.0f} of {steps} steps are left for what '{worst}' holds"
+            f"calibration: {_named(list(left))} never 0; the range was widened to hold it, as "
+            f"integers must: at least {min(left.values()):.0f} of {steps} steps are left for the "
+            "values"
         )
 
 

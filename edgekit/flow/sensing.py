@@ -13,6 +13,7 @@ from edgekit.compress.quantization.layer_forms import Form
 from edgekit.compress.quantization.sensitivity import Probe, measure_sensitivity, plan_error
 from edgekit.core.codec import from_plain, to_plain
 from edgekit.core.errors import StepError
+from edgekit.core.facts import LayerFact
 from edgekit.core.progress import Listener, Reporter
 from edgekit.core.sensitivity import PlanError, Sensitivity
 from edgekit.core.stage import StageRequest
@@ -30,6 +31,7 @@ from edgekit.store import Store
 
 SENSITIVITY = "sensitivity"
 _MEASURE = "edgekit.compress.quantization.sensitivity:measure_sensitivity"
+_OWN_WEIGHTS = "what holds this weight is no layer that can be measured alone"
 _CHECK = "edgekit.compress.quantization.sensitivity:plan_error"
 
 
@@ -78,7 +80,7 @@ class Sensor:
         found = from_plain(Sensitivity, outcome.values, where=SENSITIVITY)
         macs = {layer.module_path: layer.macs for layer in place.model.facts.layers}
         layers = tuple(replace(layer, macs=macs.get(layer.path, 0)) for layer in found.layers)
-        return replace(found, layers=layers)
+        return replace(found, layers=layers, left=_left(found, place.model.facts.layers))
 
     def check(
         self, place: Place, probe: Probe, forms: Mapping[str, str], *, is_judged: bool
@@ -129,6 +131,18 @@ class Sensor:
             inputs={role: str(folder) for role, (folder, _) in inputs.items()},
             digests={role: digest for role, (_, digest) in inputs.items()},
         )
+
+
+def _left(found: Sensitivity, layers: Sequence[LayerFact]) -> dict[str, str]:
+    """Every layer with weights that was not measured, and why."""
+    known = {path for layer in found.layers for path in (layer.path, *layer.others)}
+    left = dict(found.left)
+    for layer in layers:
+        if layer.module_path not in known:
+            is_cell = layer.kind == "recurrent"
+            why = "recurrent weights are not measured" if is_cell else _OWN_WEIGHTS
+            left.setdefault(layer.module_path, why)
+    return left
 
 
 def forms_of(precisions: Sequence[str], block_size: int) -> tuple[Form, ...]:

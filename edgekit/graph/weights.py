@@ -35,6 +35,7 @@ _WEIGHT_INPUTS: dict[str, tuple[WeightKind, tuple[int, ...]]] = {
     "QLinearMatMul": ("linear", (0, 3)),
     "QGemm": ("linear", (3,)),
     "MatMulNBits": ("linear", (1,)),
+    "Einsum": ("linear", (0, 1, 2, 3)),
     "Gather": ("embedding", (0,)),
     "GatherBlockQuantized": ("embedding", (0,)),
     "LSTM": ("recurrent", (1, 2)),

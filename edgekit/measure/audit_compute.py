@@ -117,7 +117,7 @@ def _is_stored_alone(subject: Subject, layer: WeightLayer) -> bool:
 
 
 def _has_no_integer_kernel(subject: Subject, layer: WeightLayer) -> bool:
-    """Whether ONNX Runtime can only widen these weights: 4 bits, and most recurrent layers.
+    """Whether ONNX Runtime can only widen these weights: 4 bits, einsum, most recurrent layers.
 
     So it does beside activations of 16 bits: its integer kernels on the CPU take 8.
 
@@ -135,7 +135,7 @@ def _has_no_integer_kernel(subject: Subject, layer: WeightLayer) -> bool:
     is_float_cell = layer.kind == "recurrent" and (
         layer.operator.name != "LSTM" or subject.settings.activations == "static"
     )
-    return layer.precision == "int4" or is_float_cell
+    return layer.precision == "int4" or is_float_cell or layer.operator.name == "Einsum"
 
 
 def _unsupported(subject: Subject, layers: list[WeightLayer]) -> Finding:
@@ -150,10 +150,10 @@ def _unsupported(subject: Subject, layers: list[WeightLayer]) -> Finding:
         found=_FLOAT_COMPUTE,
         share=share,
         message=(
-            f"{count} computed with in float ({share:.1%} of all): ONNX Runtime "
-            f"has no integer kernel for 4 bits, activations of 16 bits or recurrent layers like "
-            f"these, nor a fast one for convolutions with activations scaled at run time; they win "
-            f"bytes only: {names}"
+            f"{count} computed with in float ({share:.1%} of all): ONNX Runtime has no integer "
+            "kernel for 4 bits, activations of 16 bits, einsum or recurrent layers like these, nor "
+            "a fast one for convolutions with activations scaled at run time; they win bytes only: "
+            f"{names}"
         ),
         severity="note",
     )

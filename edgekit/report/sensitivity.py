@@ -22,7 +22,7 @@ def sensitivity_view(found: Sensitivity) -> Iterator[RenderableType]:
     headings = (
         *("layer", "parameters", *(f"{name}: bytes, error" for name in names)),
         *([f"{found.metric} drop, {found.unit}"] if drops else []),
-        "",
+        "largest error",
     )
     rows = [
         (

@@ -69,6 +69,7 @@ def test_the_table_has_those_first_that_cost_most(asked, command):
     assert found.out.index("head") < found.out.index("stem")
     text = " ".join(found.out.split())
     assert "3.2e-03" in text
+    assert "largest" in text
     assert "int4: stem (LiteRT makes it depthwise)" in text
     assert "odd: its weight is computed at each call" in text
     assert asked["samples"] == 64

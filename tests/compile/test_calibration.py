@@ -154,7 +154,7 @@ def test_a_tensor_too_small_for_a_scale_gets_a_normal_one_and_is_named(method):
 def test_a_range_far_from_zero_is_told_with_the_steps_that_are_left():
     # 2 of the 1,002 between 0 and the top: half a step of 255.
     found = calibrated([np.float32([[1000, 1002]])], method="min_max")
-    assert any("1 of 255 steps are left for what 'x' holds" in note for note in found.notes)
+    assert any("at least 1 of 255 steps are left for the values" in note for note in found.notes)
     below = calibrated([np.float32([[-4, -2]])], method="min_max")
     assert any("128 of 255 steps" in note for note in below.notes)
     # As far above zero as below it: 2 of 8.

@@ -81,6 +81,24 @@ def test_a_matrix_parameter_in_a_product_is_a_linear_layer():
     ]
 
 
+def test_products_that_name_their_axes_count_as_by_hand():
+    class Einsum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.heads = nn.Parameter(torch.randn(2, 4, 5))
+
+        def forward(self, x):
+            found = torch.einsum("bnhd,hde->bne", x, self.heads)
+            return torch.einsum("...ij,...kj->...ik", found, found)
+
+    found = facts(Einsum(), torch.randn(1, 3, 2, 4))
+    assert [(layer.kind, layer.macs, layer.module_path) for layer in found.layers] == [
+        ("linear", 3 * 2 * 4 * 5, "heads")
+    ]
+    # The second is one of activations: 3 rows by 3 rows, 5 columns.
+    assert found.macs == 3 * 2 * 4 * 5 + 3 * 3 * 5
+
+
 @pytest.mark.parametrize(
     ("model", "inputs", "kind", "macs"),
     [

@@ -391,7 +391,7 @@ def test_int4_keeps_ends_and_depthwise_at_8_bits_and_says_so(exported, tmp_path,
         "pointwise": "int4",
         "classifier": "int8",
     }
-    assert "stem and 1 more layers: 8 bits, as the first or last layer" in answer["notes"][0]
+    assert "stem and 1 more layer: 8 bits, as the first or last layer" in answer["notes"][0]
     assert answer["notes"][1] == "depthwise: 8 bits; LiteRT has no 4-bit DEPTHWISE_CONV_2D"
     assert told.of("note") == answer["notes"]
     inputs = model.inputs(16, seed=2)

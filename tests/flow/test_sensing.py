@@ -86,6 +86,8 @@ def test_a_transformer_is_measured_in_the_blocks_of_its_device():
     assert set(layers["table"].costs) == {"int8", "int4", "int4/32", "fp16"}
     costs = layers["scores"].costs
     assert costs["int4/32"].bytes == 4 * 32 // 2 + 2 * 4
+    # Attention reads its weights itself; no module of theirs is called.
+    assert set(found.sensitivity.left) == {"attention"}
 
 
 def test_an_exported_graph_has_no_layers_to_measure(tmp_path):
