@@ -126,7 +126,7 @@ class Mixer:
             else step
             for step in plan.strategy.steps
         )
-        strategy = Strategy(steps=with_rounding(steps, self._plan.profile.name))
+        strategy = Strategy(steps=with_rounding(steps, self._plan.target, self._plan.profile.name))
         return replace(plan, strategy=strategy)
 
     def _free(self, found: Sensitivity) -> tuple[LayerSensitivity, ...]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from edgekit.core.errors import StepError
 from edgekit.core.planned import PlannedStep
+from edgekit.core.target import Target
 
 ROUND, AWQ = "round", "awq"
 # Steps that put weights on the grid and train nothing.
@@ -23,20 +24,24 @@ _HANDS_OVER = ("train", "distil")
 _SEEN_BITS = 8
 
 
-def with_rounding(planned: Sequence[PlannedStep], where: str) -> tuple[PlannedStep, ...]:
-    """The steps, with every "auto" rounding made what the quantize step does.
+def with_rounding(
+    planned: Sequence[PlannedStep], target: Target, where: str
+) -> tuple[PlannedStep, ...]:
+    """The steps, with every "auto" rounding made what the quantize step does on the target.
 
     Where that stores half-precision floats there is nothing to round, and the reason says so.
     Raises: StepError where rounding has no quantize step to look at, or contradicts it.
     """
     quantize = next((step for step in planned if step.name == "quantize"), None)
     return tuple(
-        _resolved(step, quantize, where) if step is not quantize and step.is_run else step
+        _resolved(step, quantize, target, where) if step is not quantize and step.is_run else step
         for step in planned
     )
 
 
-def _resolved(step: PlannedStep, quantize: PlannedStep | None, where: str) -> PlannedStep:
+def _resolved(
+    step: PlannedStep, quantize: PlannedStep | None, target: Target, where: str
+) -> PlannedStep:
     asked = {table["precision"] for table in _roundings(step.settings)} - {"none"}
     if not asked:
         return step
@@ -71,6 +76,7 @@ def _resolved(step: PlannedStep, quantize: PlannedStep | None, where: str) -> Pl
             "rounded with one for each channel; take one of the two out"
         )
     taken = {name: quantize.settings[name] for name in _SHARED}
+    taken["has_short_blocks"] = target.format == "onnx" and taken["block_size"] > 0
     settings = _placed(step.settings, taken, _activations(step, quantize, at))
     is_static = any(table["activations"] == "static" for table in _roundings(settings))
     what = "weights and activations" if is_static else "weights"

@@ -80,7 +80,7 @@ def make_strategy(
     planned = with_conditions(profile.steps, planned, facts, target)
     has_student = "student" in wishes.conditions
     check_results_are_used(planned, installed, profile.name, has_student=has_student)
-    planned = with_rounding(planned, profile.name)
+    planned = with_rounding(planned, target, profile.name)
     planned = told_of_missed(profile.steps, planned, facts, target, has_student=has_student)
     strategy = Strategy(steps=planned)
     if wishes.is_strict and strategy.skipped:

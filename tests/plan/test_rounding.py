@@ -14,7 +14,7 @@ from tests.plan.builders import INSTALLED, facts, profile, target
 SPECS = {spec.name: spec for spec in (DISTIL, ROUND, TRAIN)}
 
 
-def plan(distil, quantize=None, *, overrides=(), effort="standard", **changes):
+def plan(distil, quantize=None, *, overrides=(), effort="standard", to=None, **changes):
     steps = [Step(name="distil", reason="quality", settings=distil)]
     if quantize is not None:
         steps.append(Step(name="quantize", settings=quantize))
@@ -23,7 +23,7 @@ def plan(distil, quantize=None, *, overrides=(), effort="standard", **changes):
     )
     installed = {"quantize": INSTALLED["quantize"], **SPECS}
     device = profile(steps=tuple(steps), **changes)
-    return make_strategy(facts(), device, target(), installed, wishes).steps[0]
+    return make_strategy(facts(), device, to or target(), installed, wishes).steps[0]
 
 
 def rounding(precision="auto", **more):
@@ -46,6 +46,15 @@ def test_blocks_are_shared_too():
     assert quantize_blocks == 0
     step = plan(rounding(), {"precision": "int4", "block_size": 64})
     assert step.settings["train"]["rounding"]["block_size"] == 64
+
+
+@pytest.mark.parametrize(
+    ("form", "block_size", "found"), [("onnx", 64, True), ("tflite", 64, False), ("onnx", 0, False)]
+)
+def test_a_row_ends_in_a_short_block_where_the_target_stores_one(form, block_size, found):
+    quantize = {"precision": "int4", "activations": "dynamic", "block_size": block_size}
+    step = plan(rounding(), quantize, to=target(form=form))
+    assert step.settings["train"]["rounding"]["has_short_blocks"] is found
 
 
 def test_half_precision_needs_no_rounding_and_the_reason_says_so():

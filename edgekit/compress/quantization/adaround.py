@@ -190,4 +190,4 @@ def _largest(weight: Tensor, grid: Grid) -> Tensor:
     """Where the first of the largest weights of each block is."""
     blocks = grid.blocks(weight)
     places = torch.arange(blocks.shape[-1], device=weight.device)
-    return (places == blocks.abs().argmax(dim=-1, keepdim=True)).flatten(-2)
+    return grid.shared(places == blocks.abs().argmax(dim=-1, keepdim=True), weight)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from edgekit.compress.quantization.clipping import full_scales, nearest
 from edgekit.compress.quantization.gptq import Grid
+from edgekit.compress.training.grids import in_blocks
 
 EXPONENTS = tuple(place / 20 for place in range(21))
 # Scales below this, before they are normed, are those of channels that carry nothing.
@@ -52,7 +53,7 @@ def clipped_by_outputs(weight: Tensor, products: Tensor, grid: Grid) -> Tensor:
     for steps in _steps(weight, full, grid):
         lost = grid.blocks(weight - nearest(weight, steps, grid.top)).transpose(1, 2)
         energy = ((lost @ local) * lost).sum(dim=-1).transpose(1, 2)
-        is_less = (energy < least)[..., None].expand_as(grid.blocks(weight)).flatten(-2)
+        is_less = grid.shared((energy < least)[..., None], weight)
         best = torch.where(is_less, steps, best)
         least = torch.minimum(energy, least)
     return best
@@ -61,11 +62,10 @@ def clipped_by_outputs(weight: Tensor, products: Tensor, grid: Grid) -> Tensor:
 def _steps(weight: Tensor, full: Tensor, grid: Grid) -> Iterator[Tensor]:
     """The steps that are tried, from those that hold the largest weight down."""
     for share in _SHARES:
-        yield grid.stored((full * share).expand_as(grid.blocks(weight)).flatten(-2))
+        yield grid.stored(grid.shared(full * share, weight))
 
 
 def _local(products: Tensor, size: int) -> Tensor:
     """The products of each block with itself. Shapes: -> (groups, blocks, size, size)."""
-    groups, columns = products.shape[:2]
-    split = products.reshape(groups, columns // size, size, columns // size, size)
-    return split.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
+    split = in_blocks(in_blocks(products, size).movedim(1, -1), size)
+    return split.diagonal(dim1=1, dim2=3).permute(0, 3, 2, 1)

@@ -20,6 +20,7 @@ from torch import Tensor
 from edgekit.compress.quantization.clipping import clipped_scales, full_scales, nearest
 from edgekit.compress.quantization.descent import descended
 from edgekit.compress.sparsity.sparsegpt import damped_products, inverse_factor
+from edgekit.compress.training.grids import has_blocks, in_blocks, out_of_blocks
 from edgekit.compress.training.rounding import short_scales
 
 # Columns whose corrections to later ones are added up before they are applied: speed alone.
@@ -32,16 +33,21 @@ SWEEPS = 4
 class Grid:
     """A symmetric grid. top: the largest integer. block_size: columns that share a step; 0 is all.
 
-    Blocks that do not divide the columns are not used.
+    Blocks that do not divide the columns are not used, or with has_short_blocks the last one is
+    filled up with zeros.
     """
 
     top: int
     block_size: int = 0
+    has_short_blocks: bool = False
 
     def blocks(self, weight: Tensor) -> Tensor:
         """Weights in blocks that share a step. Shapes: (..., columns) -> (..., blocks, size)."""
-        size = self.block_size if self._has_blocks(weight) else weight.shape[-1]
-        return weight.reshape(*weight.shape[:-1], weight.shape[-1] // size, size)
+        return in_blocks(weight, self.block_size if self._has_blocks(weight) else weight.shape[-1])
+
+    def shared(self, values: Tensor, weight: Tensor) -> Tensor:
+        """What each weight gets of its block. Shapes: (..., blocks, 1 or size) -> the weight's."""
+        return out_of_blocks(values.expand_as(self.blocks(weight)), weight.shape[-1])
 
     def scales(self, weight: Tensor, importance: Tensor | None = None) -> Tensor:
         """The step of every weight, clipped where that loses less.
@@ -50,19 +56,19 @@ class Grid:
         """
         weighed = None if importance is None else self.blocks(importance.expand_as(weight))
         found = clipped_scales(self.blocks(weight), self.top, weighed)
-        return self.stored(found.expand_as(self.blocks(weight)).flatten(-2))
+        return self.stored(self.shared(found, weight))
 
     def whole(self, weight: Tensor) -> Tensor:
         """The step of every weight that holds the largest of its block. Shapes: the same."""
-        blocks = self.blocks(weight)
-        return self.stored(full_scales(blocks, self.top).expand_as(blocks).flatten(-2))
+        return self.stored(self.shared(full_scales(self.blocks(weight), self.top), weight))
 
     def stored(self, scales: Tensor) -> Tensor:
         """Steps of every weight as files hold them."""
         return short_scales(scales) if self._has_blocks(scales) else scales
 
     def _has_blocks(self, weight: Tensor) -> bool:
-        return self.block_size > 0 and weight.shape[-1] % self.block_size == 0
+        columns = weight.shape[-1]
+        return has_blocks(columns, self.block_size, has_short=self.has_short_blocks)
 
 
 def round_nearest(weight: Tensor, grid: Grid, importance: Tensor | None = None) -> Tensor:
@@ -136,14 +142,15 @@ def _reached(found: Tensor, scales: Tensor, original: Tensor, grid: Grid) -> Ten
     largest = blocks.amax(dim=-1, keepdim=True).clamp_min(1)
     is_there = grid.blocks(original).any(dim=-1, keepdim=True)
     reached = torch.where(is_there, largest, torch.full_like(largest, grid.top))
-    return reached.expand_as(blocks).flatten(-2)
+    return grid.shared(reached, original)
 
 
 def _holds_the_scale(found: Tensor, scales: Tensor, grid: Grid) -> Tensor:
     """One weight of each block, the first of the largest ones."""
     blocks = grid.blocks((found / scales).abs().round())
     first = blocks.argmax(dim=-1, keepdim=True)
-    return torch.zeros_like(blocks, dtype=torch.bool).scatter(-1, first, value=True).flatten(-2)
+    held = torch.zeros_like(blocks, dtype=torch.bool).scatter(-1, first, value=True)
+    return grid.shared(held, found)
 
 
 class _Solver:

@@ -99,4 +99,4 @@ class Layers:
 
 def grid_of(layer: RoundedLayer) -> Grid:
     """The grid of one layer."""
-    return Grid(top=layer.top, block_size=layer.block_size)
+    return Grid(top=layer.top, block_size=layer.block_size, has_short_blocks=layer.has_short_blocks)

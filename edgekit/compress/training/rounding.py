@@ -136,7 +136,13 @@ class Rounder:
         weight = layer.weight.detach()
         if self._steps is not None:
             return self._steps.rounded(number, weight)
-        return on_grid(weight, axis=layer.axis, top=layer.top, block_size=layer.block_size)
+        return on_grid(
+            weight,
+            axis=layer.axis,
+            top=layer.top,
+            block_size=layer.block_size,
+            has_short_blocks=layer.has_short_blocks,
+        )
 
     @property
     def summary(self) -> str:
@@ -200,6 +206,7 @@ def _layer(path: str, module: Any, bits: int, settings: Rounding) -> RoundedLaye
         # Reduced weights keep to -64..64, which is ONNX Runtime's own range for them.
         top=64 if is_reduced else 2 ** (bits - 1) - 1,
         block_size=settings.block_size if is_matrix and bits == 4 else 0,
+        has_short_blocks=settings.has_short_blocks,
     )
 
 

@@ -27,6 +27,8 @@ class Rounding:
     "straight_through" keeps the step of each channel at its largest weight and follows ranges by a
     moving average; "lsq" learns steps and ranges with the weights.
     block_size: columns of a linear layer that share a scale; 0 is a scale for each output channel.
+    has_short_blocks: of columns that are no whole blocks the last block is a short one, as .onnx
+    stores them; without it such a layer has a scale for each channel, as on LiteRT.
     keep_first_last_int8: with "int4" the first and the last layer are seen at 8 bits.
     is_range_reduced: 8 bits go from -64 to 64. has_symmetric_activations: ranges of activations
     reach as far below zero as above it.
@@ -38,6 +40,7 @@ class Rounding:
     activations: RoundedActivations = "auto"
     method: RoundingMethod = "straight_through"
     block_size: int = 0
+    has_short_blocks: bool = False
     keep_first_last_int8: bool = True
     is_range_reduced: bool = False
     has_symmetric_activations: bool = False

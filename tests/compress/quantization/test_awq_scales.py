@@ -36,11 +36,11 @@ def test_scaled_rounding_by_hand():
     assert plain.flatten().tolist() == [0.0, 7.0]
 
 
-@pytest.mark.parametrize("block_size", [0, 4])
+@pytest.mark.parametrize("block_size", [0, 4, 3])
 def test_no_other_clipping_of_a_block_loses_less(block_size):
     draws = np.random.default_rng(3)
     weight, rows = draws.normal(size=(3, 8)), draws.normal(size=(40, 8)) @ draws.normal(size=(8, 8))
-    grid = Grid(top=7, block_size=block_size)
+    grid = Grid(top=7, block_size=block_size, has_short_blocks=True)
     products = torch.from_numpy(rows.T @ rows)[None]
     steps = clipped_by_outputs(torch.from_numpy(weight)[None], products, grid)[0].numpy()
     size = block_size or 8

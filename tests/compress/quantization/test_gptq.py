@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from edgekit.compile.onnx_grid import int4_blocks
 from edgekit.compress.quantization.gptq import Grid, gptq, output_error, round_nearest
 from edgekit.compress.sparsity.sparsegpt import DAMPING
 from edgekit.core.errors import StepError
@@ -82,6 +83,22 @@ def test_columns_that_are_no_whole_blocks_share_one_step():
     weight, products = layer(rows=3, columns=20)
     asked = gptq(weight, products, Grid(top=7, block_size=16))
     assert torch.equal(asked, gptq(weight, products, INT4))
+
+
+def test_a_short_last_block_has_a_step_of_its_own():
+    weight, products = layer(rows=8, columns=44)
+    weight[:, 32:] *= 20
+    grid = Grid(top=7, block_size=32, has_short_blocks=True)
+    found = gptq(weight, products, grid)
+    for part in found.split(32, dim=1):
+        assert is_on_grid(np.ascontiguousarray(part.numpy()), 4)
+    assert output_error(weight, found, products) < output_error(
+        weight, gptq(weight, products, INT4), products
+    )
+    # ONNX Runtime's blocks hold it as it is.
+    values, scales = int4_blocks(found.numpy().T, 32)
+    stored = (values * scales[..., None].astype(np.float32)).reshape(8, -1)[:, :44]
+    np.testing.assert_allclose(stored, found.numpy(), rtol=1e-6, atol=1e-7)
 
 
 def test_what_is_zero_for_good_stays_zero():

@@ -63,6 +63,14 @@ def test_blocks_have_a_scale_each_and_odd_columns_one_for_the_row():
     )
 
 
+def test_a_short_last_block_has_a_scale_of_its_own():
+    weight = torch.randn(3, 44, generator=torch.Generator().manual_seed(2))
+    found = on_grid(weight, axis=0, top=7, block_size=32, has_short_blocks=True)
+    whole = on_grid(weight[:, :32], axis=0, top=7, block_size=32)
+    rest = on_grid(weight[:, 32:], axis=0, top=7, block_size=12)
+    assert torch.equal(found, torch.cat([whole, rest], dim=1))
+
+
 def test_zeros_stay_zeros_and_a_rounded_weight_stays_what_it_is():
     weight = torch.randn(5, 8, generator=torch.Generator().manual_seed(3))
     weight[0] = 0
