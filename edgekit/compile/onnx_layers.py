@@ -140,3 +140,25 @@ def weights_with(
 def describe(layers: Sequence[Layer]) -> str:
     """Module paths for a message; a recurrent layer has several weights."""
     return ", ".join(dict.fromkeys(layer.module_path for layer in layers))
+
+
+def told_of_filled_rows(
+    model: onnx.ModelProto, layers: Sequence[Layer], block: int
+) -> tuple[str, ...]:
+    """What is told of layers that are about to be stored in blocks that do not divide their rows.
+
+    block: 0 is none.
+    """
+    constants = initializers(model)
+    found = [
+        layer
+        for layer in (layers if block else ())
+        if layer.operator in ("MatMul", "Gather")
+        and constants[layer.weight].dims[1 - layer.axis] % block
+    ]
+    if not found:
+        return ()
+    return (
+        f"rows that are no whole blocks of {block} are filled up with zeros, which take bytes too; "
+        f"a smaller block_size saves them: {describe(found)}",
+    )

@@ -21,10 +21,12 @@ from edgekit.compile.onnx_dynamic import (
 from edgekit.compile.onnx_float16 import compute_in_float16
 from edgekit.compile.onnx_islands import float_islands, keep_floats_whole
 from edgekit.compile.onnx_layers import (
+    Kind,
     Layer,
     assign_precision,
     describe,
     find_layers,
+    told_of_filled_rows,
     weights_with,
 )
 from edgekit.compile.onnx_model import initializers, name_nodes
@@ -115,6 +117,10 @@ def apply(
         scratch=scratch,
     )
     calibrated = None
+    # Integer kernels of matrices take no blocks; rows of embeddings have them all the same.
+    kinds: tuple[Kind, ...] = ("embedding",) if is_static else ("matrix", "embedding")
+    in_blocks = work.pick("int4", kinds=kinds) if has_integers else ()
+    filled_up = told_of_filled_rows(model, in_blocks, settings.block_size)
     if settings.precision == "fp16":
         result, notes = _to_float16(work)
     elif not has_integers:
@@ -125,7 +131,7 @@ def apply(
         result, notes = _to_dynamic(work, reporter)
     else:
         result, notes = _to_weights_only(work)
-    notes += _left_float(result, work)
+    notes += [*filled_up, *_left_float(result, work)]
     return Quantized(
         model=result,
         paths=follow_names(result, paths),

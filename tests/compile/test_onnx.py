@@ -687,3 +687,18 @@ def test_resnet20_reaches_its_share_of_bytes_and_keeps_its_accuracy(
         (folder / "model.onnx").stat().st_size for folder in (model.float_folder, tmp_path / "q")
     ]
     assert sizes[1] / sizes[0] <= share
+
+
+def test_rows_that_are_no_whole_blocks_are_told_with_what_they_cost(transformer, tmp_path):
+    def told(block, activations="dynamic"):
+        settings = Quantize(precision="int4", activations=activations, block_size=block)
+        answer, _ = transformer.quantize(tmp_path / f"{block}-{activations}", settings)
+        return [note for note in answer["notes"] if "no whole blocks" in note]
+
+    width = transformer.workload.model.tokens.weight.shape[1]
+    assert told(width) == []
+    for activations in ("dynamic", "none"):
+        (note,) = told(4 * width, activations)
+        assert f"no whole blocks of {4 * width} are filled up" in note
+        assert "layers.0.up" in note
+        assert "layers.0.down" not in note

@@ -220,8 +220,8 @@ def test_a_step_that_changes_nothing_is_an_error(builds, tmp_path, plugged):
 
 
 def test_a_training_that_makes_nothing_better_says_so_when_it_changed_nothing(builds, tmp_path):
-    # A rate of 0.1 wrecks the trained network in its first epoch, so its own weights are kept.
-    device = profile(tmp_path, ("train", "{ epochs = 1, learning_rate = 0.1, warmup_ratio = 0.0 }"))
+    # A rate of 5 wrecks the trained network in its first epoch, so its own weights are kept.
+    device = profile(tmp_path, ("train", "{ epochs = 1, learning_rate = 5.0, warmup_ratio = 0.0 }"))
     with pytest.raises(
         StepError, match=r"none of its 1 epochs, rounds or trials was better .*; lower its"
     ):

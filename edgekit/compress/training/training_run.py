@@ -24,8 +24,8 @@ from edgekit.core.steps.train import Train
 from edgekit.graph.ranges import TrainedRange
 
 CHECKPOINT_SECONDS = 120.0
-# An epoch's mean loss that is so many times that of the first batch, or 1 where that is less, is
-# none that training comes back from.
+# An epoch whose mean loss is so many times that of the first batch, or 1 where that is less, is no
+# result: where it scores best all the same, the metric cannot tell it from chance.
 DIVERGED = 1000.0
 
 
@@ -190,13 +190,14 @@ class TrainingRun:
     def _end_epoch(self) -> None:
         state = self.state
         loss = state.loss_sum / state.loss_batches
-        if loss > DIVERGED * max(abs(state.first_loss), 1.0):
+        is_better = self._judge(f"{self.name} epoch {state.epoch + 1}", loss=loss)
+        is_kept = state.best_point == len(state.points) - 1
+        if is_kept and loss > DIVERGED * max(abs(state.first_loss), 1.0):
             grown = NotFiniteError(
                 f"the loss grew from {state.first_loss:.3g} in the first batch to {loss:.3g} on "
                 "average"
             )
             raise self._stopped(grown) from grown
-        is_better = self._judge(f"{self.name} epoch {state.epoch + 1}", loss=loss)
         state.stale_epochs = 0 if is_better else state.stale_epochs + 1
         state.epoch += 1
         state.batch, state.loss_batches = 0, 0
