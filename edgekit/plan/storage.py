@@ -24,7 +24,6 @@ def check_stored(settings: Quantize, target: Target, where: str, *, family: str 
         _check_mobile(settings, where)
     _check_activations(settings, where)
     _check_calibration(settings, where)
-    _check_used(settings, target, where)
     has_blocks, is_stored = settings.block_size > 0, settings.activations == "none"
     if settings.is_per_tensor and (settings.precision != "int8" or has_blocks or is_stored):
         raise StepError(
@@ -38,6 +37,7 @@ def check_stored(settings: Quantize, target: Target, where: str, *, family: str 
             f"{where}: block_size {settings.block_size} is not allowed; "
             f"use 0 (per channel; 64 in nf4), {', '.join(first)} or {last}"
         )
+    _check_used(settings, target, where)
 
 
 def _check_precisions(settings: Quantize, target: Target, where: str) -> None:

@@ -44,7 +44,8 @@ def test_blocks_are_shared_too():
     step = plan(rounding(), {"precision": "int4", "activations": "none"})
     quantize_blocks = step.settings["train"]["rounding"]["block_size"]
     assert quantize_blocks == 0
-    step = plan(rounding(), {"precision": "int4", "block_size": 64})
+    quantize = {"precision": "int4", "activations": "dynamic", "block_size": 64}
+    step = plan(rounding(), quantize)
     assert step.settings["train"]["rounding"]["block_size"] == 64
 
 
@@ -190,7 +191,8 @@ def plan_round(settings=None, *, quantize):
 
 
 def test_the_step_rounds_to_what_the_quantize_step_stores_and_trains_nothing():
-    step = plan_round(quantize={"precision": "int4", "block_size": 64})
+    quantize = {"precision": "int4", "activations": "dynamic", "block_size": 64}
+    step = plan_round(quantize=quantize)
     found = from_plain(Round, step.settings, where="round").rounding
     assert (step.is_run, found.precision, found.block_size) == (True, "int4", 64)
 
