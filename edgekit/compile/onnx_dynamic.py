@@ -24,6 +24,7 @@ from edgekit.compile.onnx_model import (
     array_of,
     attribute,
     explained,
+    hidden_reads,
     initializers,
     replace_initializers,
     replace_nodes,
@@ -46,30 +47,36 @@ _BLOCK_INTEGERS = {"MatMulNBits": 1, _TABLE: 0}
 def split_gemms(model: onnx.ModelProto) -> None:
     """Write each plain ``Gemm`` as ``MatMul`` and ``Add``: only MatMul has dynamic kernels.
 
-    Names of weights stay. A Gemm with factors or a transposed input is left alone.
+    Names of weights stay. A Gemm with factors or a transposed input is left alone, and so is one
+    whose transposed weight is read in another way too.
     """
-    constants = initializers(model)
-    readers: dict[str, int] = {}
+    constants, otherwise = initializers(model), hidden_reads(model)
     for node in model.graph.node:
-        for name in node.input:
-            readers[name] = readers.get(name, 0) + 1
+        is_turned = _is_plain(node) and attribute(node, "transB", 0)
+        otherwise |= {name for at, name in enumerate(node.input) if not is_turned or at != 1}
     nodes: list[onnx.NodeProto] = []
+    turned: set[str] = set()
     for node in model.graph.node:
-        is_ours = node.op_type == "Gemm" and _is_plain(node) and node.input[1] in constants
-        if not is_ours or (attribute(node, "transB", 0) and readers[node.input[1]] > 1):
+        if not _is_plain(node) or node.input[1] not in constants:
             nodes.append(node)
             continue
+        name = node.input[1]
         if attribute(node, "transB", 0):
-            weight = constants[node.input[1]]
-            turned = array_of(weight).T.copy()
-            weight.CopyFrom(numpy_helper.from_array(turned, weight.name))
+            if name in otherwise:
+                nodes.append(node)
+                continue
+            turned.add(name)
         nodes.extend(_as_matmul(node))
+    for name in turned:
+        values = array_of(constants[name]).T.copy()
+        constants[name].CopyFrom(numpy_helper.from_array(values, name))
     replace_nodes(model, nodes)
 
 
 def _is_plain(node: onnx.NodeProto) -> bool:
     return (
-        attribute(node, "alpha", 1.0) == 1.0
+        node.op_type == "Gemm"
+        and attribute(node, "alpha", 1.0) == 1.0
         and attribute(node, "beta", 1.0) == 1.0
         and not attribute(node, "transA", 0)
     )
@@ -100,7 +107,7 @@ def quantize_at_run_time(
             per_channel=not settings.is_per_tensor,
             reduce_range=settings.is_range_reduced,
             weight_type=QuantType.QInt8,
-            nodes_to_quantize=[layer.node for layer in layers],
+            nodes_to_quantize=[name for layer in layers for name in layer.nodes],
             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
         )
     return onnx.load_model(result)
@@ -141,7 +148,7 @@ def quantize_in_blocks(
             f"quantize: block_size is {block}; ONNX Runtime's INT4 kernels take powers of two "
             f"from {MIN_BLOCK}, and 0 means one scale a channel"
         )
-    chosen = {layer.node for layer in layers}
+    chosen = {name for layer in layers for name in layer.nodes}
     constants = initializers(model)
     floats = {layer.weight: array_of(constants[layer.weight]) for layer in layers}
     quantizer = MatMulNBitsQuantizer(

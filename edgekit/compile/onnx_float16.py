@@ -12,7 +12,9 @@ def compute_in_float16(model: onnx.ModelProto, excluded: tuple[Layer, ...]) -> o
     """The model in float16 throughout, its inputs and outputs and these layers in float32."""
     with explained("ONNX Runtime's float16 converter"):
         result: onnx.ModelProto = convert_float_to_float16(
-            model, keep_io_types=True, node_block_list=[layer.node for layer in excluded]
+            model,
+            keep_io_types=True,
+            node_block_list=[name for layer in excluded for name in layer.nodes],
         )
     # The converter appends its casts at the end; ONNX wants every node after its inputs.
     ONNXModel(result).topological_sort()

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import onnx
@@ -18,12 +18,13 @@ Kind = Literal["conv", "depthwise", "matrix", "embedding", "recurrent", "einsum"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """One constant weight of one node.
+    """One constant weight and the nodes that read it.
 
-    axis: of the weight's output channels (an embedding's rows), which get a scale each.
+    nodes: the first one, and those that read the weight as it does. axis: of the weight's output
+    channels (an embedding's rows), which get a scale each.
     """
 
-    node: str
+    nodes: tuple[str, ...]
     operator: str
     weight: str
     module_path: str
@@ -39,16 +40,19 @@ def find_layers(model: onnx.ModelProto, paths: Mapping[str, str]) -> tuple[Layer
         for position, kind, axis in _weights_of(node):
             name = node.input[position] if position < len(node.input) else ""
             tensor = constants.get(name)
-            if tensor is None or not _is_float_matrix(tensor) or name in found:
+            if tensor is None or not _is_float_matrix(tensor):
                 continue
-            found[name] = Layer(
-                node=node.name,
+            layer = Layer(
+                nodes=(node.name,),
                 operator=node.op_type,
                 weight=name,
                 module_path=paths.get(name, name),
                 kind=_refine(kind, node, tensor),
                 axis=axis % len(tensor.dims),
             )
+            first = found.setdefault(name, layer)
+            if first is not layer and replace(first, nodes=layer.nodes) == layer:
+                found[name] = replace(first, nodes=(*first.nodes, node.name))
     return tuple(found.values())
 
 

@@ -200,8 +200,9 @@ def _small(model: onnx.ModelProto, work: Work) -> list[str]:
 def static_plan(work: Work, adapter: str = "") -> tuple[StaticPlan, frozenset[str]]:
     """What the static quantizer is to do, and the nodes that stay float between integers."""
     model = work.model
-    ours = {layer.node for layer in work.pick("int8", "int4", kinds=STATIC_KINDS)}
-    layers = {item.node for item in work.layers}
+    picked = work.pick("int8", "int4", kinds=STATIC_KINDS)
+    ours = {name for layer in picked for name in layer.nodes}
+    layers = {name for layer in work.layers for name in layer.nodes}
     floats = adapter_nodes(model, adapter) if adapter else frozenset[str]()
     islands = frozenset[str]() if work.settings.is_integer_only else float_islands(model)
     plan = StaticPlan(

@@ -127,7 +127,7 @@ def quantize(
             },
         )
     made = onnx.load_model(result)
-    keep_biases_float(made, model, {layer.node for layer in plan.int8})
+    keep_biases_float(made, model, {name for layer in plan.int8 for name in layer.nodes})
     return made, found
 
 
