@@ -12,14 +12,20 @@ from typing import Any
 class PlannedStep:
     """One step after planning: whether it runs, why, and its full settings as plain values.
 
-    is_needed: False for a step that does not run because it would buy this model nothing here.
+    is_unneeded: True for a step that does not run because it would buy this model nothing here;
+    None, which manifests leave out, for all others.
     """
 
     name: str
     is_run: bool
     reason: str
     settings: dict[str, Any] = field(default_factory=dict)
-    is_needed: bool = True
+    is_unneeded: bool | None = None
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether the step runs, or would where what it lacks were there."""
+        return not self.is_unneeded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

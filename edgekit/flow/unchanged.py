@@ -42,7 +42,7 @@ def without_unneeded(plan: Plan, reasons: Mapping[int, str]) -> Plan:
     running = plan.steps_on(ActsOn.MODULE)
     why = {id(running[place]): reason for place, reason in reasons.items()}
     steps = tuple(
-        replace(step, is_run=False, is_needed=False, reason=why[id(step)], settings={})
+        replace(step, is_run=False, is_unneeded=True, reason=why[id(step)], settings={})
         if id(step) in why
         else step
         for step in plan.strategy.steps

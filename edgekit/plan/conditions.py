@@ -38,7 +38,7 @@ def with_conditions(
         if asked.when in BUILD_CONDITIONS:
             quantize = next((item for item in planned if item.name == "quantize"), None)
             why = next(_reasons_against(asked.when, facts, target, quantize, found), "")
-        unneeded = replace(step, is_run=False, is_needed=False, reason=why, settings={})
+        unneeded = replace(step, is_run=False, is_unneeded=True, reason=why, settings={})
         found.append(unneeded if why else step)
     return tuple(found)
 

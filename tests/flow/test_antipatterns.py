@@ -46,7 +46,7 @@ def test_only_one_technique_is_named_with_what_is_missing():
 
 
 def test_a_step_that_there_is_no_need_of_is_no_technique_that_is_missing():
-    unneeded = PlannedStep(name="smooth", is_run=False, is_needed=False, reason="a conv net")
+    unneeded = PlannedStep(name="smooth", is_run=False, is_unneeded=True, reason="a conv net")
     assert found(unneeded, QUANTIZE) == ()
 
 

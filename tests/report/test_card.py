@@ -65,7 +65,7 @@ def test_steps_are_listed_with_the_skipped_ones():
 
 
 def test_a_step_that_there_was_no_need_of_is_told_with_the_reason():
-    step = PlannedStep(name="smooth", is_run=False, is_needed=False, reason="a conv net")
+    step = PlannedStep(name="smooth", is_run=False, is_unneeded=True, reason="a conv net")
     text = card(strategy=Strategy(steps=(step,)))
     assert "1. `smooth` had no need to run: a conv net" in text
 

@@ -107,7 +107,7 @@ def test_no_skipped_steps_take_no_room():
 def test_a_step_that_there_is_no_need_of_is_told_apart_from_a_skipped_one():
     steps = (
         PlannedStep(name="distil", is_run=False, reason="no data"),
-        PlannedStep(name="smooth", is_run=False, is_needed=False, reason="a conv net"),
+        PlannedStep(name="smooth", is_run=False, is_unneeded=True, reason="a conv net"),
     )
     text = shown(skipped_steps(Strategy(steps=steps)))
     assert text.index("Skipped steps") < text.index("distil: no data") < text.index("No need of")
