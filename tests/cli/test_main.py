@@ -131,6 +131,7 @@ DOCUMENTED = {
     errors.WorkloadError: 2,
     errors.OutputError: 2,
     errors.StepError: 2,
+    errors.NothingGainedError: 2,
     errors.BudgetError: 3,
     errors.CompileError: 4,
     errors.MissingDependencyError: 5,
