@@ -39,7 +39,7 @@ model file (`.pt2`, `.onnx`, `.tflite`, `.keras`, `.h5`, a SavedModel folder) wi
 | 0 | good | |
 | 1 | a defect of edgekit; the message names a file to report | any other exception |
 | 2 | usage or input: an option, a file, the workload, a profile, a step's settings | \
-`InputError` and below it, `StepError`, `SessionError` |
+`InputError` and below it, `StepError` and below it, `SessionError` |
 | 3 | the verdict: a limit was missed or not decided, or `compare` found a regression | \
 `BudgetError` |
 | 4 | the target does not support the model | `CompileError` |
