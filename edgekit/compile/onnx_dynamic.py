@@ -29,6 +29,7 @@ from edgekit.compile.onnx_model import (
     replace_initializers,
     replace_nodes,
 )
+from edgekit.compile.onnx_unsaturated import unsaturated
 from edgekit.core.errors import StepError
 from edgekit.core.strategy import Quantize
 
@@ -97,6 +98,7 @@ def quantize_at_run_time(
     model: onnx.ModelProto, layers: Sequence[Layer], scratch: Path, settings: Quantize
 ) -> onnx.ModelProto:
     """The model with INT8 weights in these layers and activations quantized as they come."""
+    floats = initializers(model)
     source, result = scratch / "in.onnx", scratch / "out.onnx"
     onnx.save_model(model, source)
     with explained("ONNX Runtime's dynamic quantizer"):
@@ -110,7 +112,14 @@ def quantize_at_run_time(
             nodes_to_quantize=[name for layer in layers for name in layer.nodes],
             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
         )
-    return onnx.load_model(result)
+    made = onnx.load_model(result)
+    if settings.is_range_reduced and not settings.is_per_tensor:
+        constants = initializers(made)
+        # Of the others the order of the products is not known, or is another one.
+        for layer in (item for item in layers if item.operator == "MatMul"):
+            values, scales = unsaturated(array_of(floats[layer.weight]), layer)
+            _store(constants, layer, values, scales)
+    return made
 
 
 def move_to_int4_grid(
@@ -123,17 +132,25 @@ def move_to_int4_grid(
     constants, originals = initializers(model), initializers(floats)
     names = []
     for layer in layers:
-        stored, scale = layer.weight + _QUANTIZED, layer.weight + _SCALE
-        if stored not in constants:
-            continue
         weight = array_of(originals[layer.weight])
         scales = int4_scales(weight, layer.axis)
         values = round_to_grid(weight, scales, layer.axis, INT4_MIN, INT4_MAX)
-        constants[stored].CopyFrom(numpy_helper.from_array(values, stored))
-        shape = array_of(constants[scale]).shape
-        constants[scale].CopyFrom(numpy_helper.from_array(scales.reshape(shape), scale))
-        names.append(stored)
+        if _store(constants, layer, values, scales):
+            names.append(layer.weight + _QUANTIZED)
     return names
+
+
+def _store(
+    constants: Mapping[str, onnx.TensorProto], layer: Layer, values: Array, scales: Array
+) -> bool:
+    """Other integers and scales for a layer; False where it was not quantized."""
+    stored, scale = layer.weight + _QUANTIZED, layer.weight + _SCALE
+    if stored not in constants:
+        return False
+    constants[stored].CopyFrom(numpy_helper.from_array(values, stored))
+    shape = array_of(constants[scale]).shape
+    constants[scale].CopyFrom(numpy_helper.from_array(scales.reshape(shape), scale))
+    return True
 
 
 def quantize_in_blocks(

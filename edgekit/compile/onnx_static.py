@@ -25,6 +25,7 @@ from edgekit.compile.onnx_layers import Layer
 from edgekit.compile.onnx_model import array_of, explained, initializers, name_nodes, open_session
 from edgekit.compile.onnx_ranges import Samples, calibrate, save_ranges
 from edgekit.compile.onnx_trained import has_loose_activations
+from edgekit.compile.onnx_unsaturated import put_on_grid
 from edgekit.core.strategy import Quantize
 
 # (signed, unsigned) by bits.
@@ -99,11 +100,15 @@ def quantize(
     Raises: StepError when calibration gives ranges that are not finite.
     """
     source, result, ranges = scratch / "in.onnx", scratch / "out.onnx", scratch / "ranges.json"
-    onnx.save_model(model, source)
     found = calibrate(model, OPERATORS, samples, settings, excluded=plan.excluded, known=known)
     is_centred = settings.has_symmetric_activations
     kept = centred(found.ranges, settings.activation_bits) if is_centred else found.ranges
     save_ranges(kept, ranges)
+    ready: onnx.ModelProto = model
+    scales: Mapping[str, NDArray[Any]] = {}
+    if settings.is_range_reduced and not settings.is_per_tensor:
+        ready, scales = put_on_grid(model, plan.int8)
+    onnx.save_model(ready, source)
     with explained("ONNX Runtime's static quantizer"):
         quantize_static(
             str(source),
@@ -117,7 +122,7 @@ def quantize(
             weight_type=QuantType.QInt8,
             nodes_to_exclude=sorted(plan.excluded),
             extra_options={
-                "TensorQuantOverrides": _overrides(model, plan, settings),
+                "TensorQuantOverrides": _overrides(model, plan, settings, scales),
                 "OpTypesToExcludeOutputQuantization": list(PRODUCTS)
                 if plan.has_float_products
                 else [],
@@ -137,11 +142,15 @@ def _activation_type(settings: Quantize) -> QuantType:
 
 
 def _overrides(
-    model: onnx.ModelProto, plan: StaticPlan, settings: Quantize
+    model: onnx.ModelProto,
+    plan: StaticPlan,
+    settings: Quantize,
+    chosen: Mapping[str, NDArray[Any]],
 ) -> dict[str, list[dict[str, Any]]]:
     """Scales that are not left to ONNX Runtime: of 4 bits, and where a channel is all zeros.
 
-    It would give such a channel the scale 1, and its bias steps of the input's scale (1.31.1).
+    chosen: others, by the weight's name. It would give such a channel the scale 1, and its bias
+    steps of the input's scale (1.31.1).
     """
     constants, found = initializers(model), {}
     for layer in plan.int4:
@@ -149,7 +158,9 @@ def _overrides(
         found[layer.weight] = _fixed(scales, QuantType.QInt4, layer.axis)
     for layer in () if settings.is_per_tensor else plan.int8:
         weight = array_of(constants[layer.weight])
-        if has_zero_channel(weight, layer.axis):
+        if layer.weight in chosen:
+            found[layer.weight] = _fixed(chosen[layer.weight], QuantType.QInt8, layer.axis)
+        elif has_zero_channel(weight, layer.axis):
             scales = int8_scales(weight, layer.axis, is_range_reduced=settings.is_range_reduced)
             found[layer.weight] = _fixed(scales, QuantType.QInt8, layer.axis)
     return found

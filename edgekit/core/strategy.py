@@ -70,9 +70,9 @@ class Quantize:
 
     precision: of the weights. activations: "static" (calibrated integers), "dynamic" (integers
     scaled at run time) or "none" (weights only). is_unsigned: activations are stored as unsigned
-    integers (what x86 wants). is_range_reduced: weights keep to 7 bits (x86 without VNNI saturates
-    otherwise). block_size: columns that share a scale in INT4 matrices, 0 is per channel; weights
-    that share one in NF4, in the order in which they lie, 0 is 64.
+    integers (what x86 wants). is_range_reduced: INT8 weights are such that x86 without VNNI
+    saturates no product. block_size: columns that share a scale in INT4 matrices, 0 is per channel;
+    weights that share one in NF4, in the order in which they lie, 0 is 64.
     keep_first_last_int8: in INT4, the first and the last layer with weights stay at 8 bits.
     is_integer_only: static integers between the layers as well, even where floats run faster there
     (what a microcontroller needs). is_per_tensor: one scale for all weights of a layer, in INT8, in

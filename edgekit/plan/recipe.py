@@ -46,7 +46,7 @@ def choose_quantize(
     if is_unsigned:
         reasons.append("unsigned activations, as x86 integer dot products take them")
     if is_reduced:
-        reasons.append("7-bit weights, since 8-bit products saturate on x86 without VNNI")
+        reasons.append("weights whose products do not saturate on x86 without VNNI")
     if activations == "static" and target.format == "onnx" and not is_unsigned and not has_wide:
         reasons.append(f"signed activations, as {profile.hardware.architecture.value} likes them")
     has_blocks = precision == "int4" and "static" not in (activations, usual)

@@ -229,19 +229,6 @@ def test_convolutions_keep_float_biases_and_still_run_in_integers(cnn, images, t
     assert (loaded.count("QLinearConv"), loaded.count("Conv")) == (len(convolutions), 0)
 
 
-def test_a_reduced_range_keeps_weights_to_seven_bits(cnn, images, tmp_path):
-    settings = Quantize(
-        precision="int8", activations="static", is_unsigned=True, is_range_reduced=True
-    )
-    cnn.quantize(tmp_path / "q", settings, images)
-    largest = max(
-        int(np.abs(numpy_helper.to_array(item).astype(int)).max())
-        for item in onnx.load(tmp_path / "q" / "model.onnx").graph.initializer
-        if item.data_type == TensorProto.INT8 and len(item.dims) > 1
-    )
-    assert largest <= 64
-
-
 def test_dynamic_batch_survives_static_quantization(wide_cnn, images, tmp_path):
     wide_cnn.quantize(tmp_path / "q", STATIC, images)
     run = session(tmp_path / "q" / "model.onnx")
