@@ -46,13 +46,14 @@ def _all() -> tuple[Subject, ...]:
     ours = HERE / "workloads.py"
     resnets = (
         Subject(
-            name=name,
+            name=f"{name}-tuned" if tuned == "yes" else name,
             workload=f"{ours}:{name}",
-            arguments={},
+            arguments={"tuned": tuned},
             sets={"jpeg": {"images": JPEG}, "lossless": {"images": LOSSLESS}},
             score="top-1",
         )
         for name in ("resnet20", "resnet56")
+        for tuned in ("no", "yes")
     )
     mobiles = (
         Subject(

@@ -9,6 +9,7 @@ from benchmarks.quantization.environments import TOOLS
 
 PROFILES = Path(__file__).parent / "device_profiles"
 RESNETS, MINILM = ("resnet20", "resnet56"), ("minilm-64", "minilm-128")
+TUNED = tuple(f"{name}-tuned" for name in RESNETS)
 TARGETS = ("litert", "onnx")
 BLOCK = 32
 MINILM_INT4_BYTES = 15_250_000
@@ -76,7 +77,18 @@ def _resnets() -> list[Row]:
             tuned = _ours(subject, target, "int4, trained", "tuned", None, effort="standard")
             trained = _ours(subject, target, "int4, trained", "trained", INT4, effort="standard")
             rows += [tuned, replace(trained, baseline=tuned.name)]
-    return rows
+    return rows + [
+        row for subject in TUNED for target in TARGETS for row in _taught(subject, target)
+    ]
+
+
+def _taught(subject: str, target: str) -> list[Row]:
+    """Nets tuned in float, which teach themselves: rounded, and in float for the same epochs."""
+    kind = "int4, distilled"
+    return [
+        _ours(subject, target, kind, "taught-float", None, effort="standard"),
+        _ours(subject, target, kind, "taught", INT4, effort="standard"),
+    ]
 
 
 def _adaround(subject: str, target: str) -> Row:

@@ -6,6 +6,7 @@ edgekit build benchmarks/quantization/workloads.py:resnet20 --device phone
 import importlib.util
 import os
 import sys
+import tempfile
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import edgekit
+from edgekit.compress.training.finetune import fit_model
+from edgekit.core.steps.train import Train
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAINING = "cifar10_train5000_jpeg.npz"
@@ -26,6 +29,8 @@ SELECTION_PER_CLASS, CLASSES = 50, 10
 FASHION_TRAINING, FASHION_EVALUATION = "fashion_mnist_train.npz", "fashion_mnist_test_dev5000.npz"
 FASHION_LEARNED, FASHION_CALIBRATION, FASHION_JUDGED = 20_000, 200, 3_000
 EPOCHS, BATCH, RATE = 4, 128, 3e-3
+TUNING = Train(epochs=6, optimizer="sgd", learning_rate=0.004)
+WORK = Path(os.environ.get("EDGEKIT_BENCHMARK_WORK", Path(__file__).parent / ".work"))
 # Powers of ten that channels are scaled apart by.
 DECADES = 3.0
 
@@ -35,14 +40,39 @@ def data_folder() -> Path:
     return Path(os.environ.get("EDGEKIT_DATA", ROOT / ".." / "shared" / "data")).resolve()
 
 
-def resnet20(images: str = "cifar10_test_dev2000_jpeg.npz") -> edgekit.Workload:
-    """ResNet-20 with 4,500 images to learn from and 500 to choose on."""
-    return _with_training(_example("cifar10").resnet20(str(data_folder()), images))
+def resnet20(images: str = "cifar10_test_dev2000_jpeg.npz", tuned: str = "no") -> edgekit.Workload:
+    """ResNet-20 with 4,500 images to learn from and 500 to choose on.
+
+    tuned: "yes" is the net after six epochs of them, in float.
+    """
+    workload = _with_training(_example("cifar10").resnet20(str(data_folder()), images))
+    return _tuned(workload) if tuned == "yes" else workload
 
 
-def resnet56(images: str = "cifar10_test_dev2000_jpeg.npz") -> edgekit.Workload:
+def resnet56(images: str = "cifar10_test_dev2000_jpeg.npz", tuned: str = "no") -> edgekit.Workload:
     """ResNet-56 with the same."""
-    return _with_training(_example("cifar10").resnet56(str(data_folder()), images))
+    workload = _with_training(_example("cifar10").resnet56(str(data_folder()), images))
+    return _tuned(workload) if tuned == "yes" else workload
+
+
+def _tuned(workload: edgekit.Workload) -> edgekit.Workload:
+    """The weights are in a file, which is made where it is missing."""
+    path = WORK / f"{workload.name}-tuned.pt"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="edgekit-benchmark-") as folder:
+            fit_model(
+                workload.model,
+                workload.inputs,
+                training=workload.training,
+                selection=workload.selection,
+                folder=Path(folder),
+                settings=TUNING,
+                augment=workload.augment,
+            )
+        torch.save(workload.model.state_dict(), path)
+    workload.model.load_state_dict(torch.load(path, weights_only=True))
+    return workload
 
 
 def _with_training(workload: edgekit.Workload) -> edgekit.Workload:
@@ -67,7 +97,7 @@ def mobile(scaled: str = "no", weights: str = "") -> edgekit.Workload:
 
     weights: a file of trained ones, made where it is missing.
     """
-    path = Path(weights or Path(__file__).parent / ".work" / "mobile.pt")
+    path = Path(weights or WORK / "mobile.pt")
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(_trained().state_dict(), path)
